@@ -1,0 +1,104 @@
+"""The agent's small HTTP interface: health, status, and the registry's signed webhook."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+from fastapi import FastAPI, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from configs.files import service_for
+from model_registry.webhook import Promotion, verify
+from store.port import Event, Store
+
+log = logging.getLogger("roundhouse.agent")
+EVENT = "roundhouse.promotion"  # what the automation in prefect.yaml waits for
+Emit = Callable[[dict[str, Any]], None]
+
+
+def make_app(store: Store, secret: str, emit: Emit, alive: Callable[[], bool]) -> FastAPI:
+    """The application. ``emit`` hands an event to Prefect; ``alive`` says whether the loop still turns."""
+    app = FastAPI(title="Roundhouse agent", docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/healthz")
+    def healthz(response: Response) -> dict[str, str]:
+        response.status_code = 200 if alive() else 503
+        return {"status": "ok" if alive() else "the loop is stuck"}
+
+    @app.get("/v1/status")
+    def status() -> dict[str, Any]:
+        return {
+            "services": [{**asdict(s), "observed": _plain(store.observed(s.name))} for s in store.services()],
+            "versions": [asdict(v) for v in store.versions()],
+            "instances": [asdict(i) for i in store.instances()],
+            "releases": [asdict(r) for r in store.releases(limit=20)],
+        }
+
+    @app.post("/hooks/mlflow")
+    async def mlflow_hook(request: Request, response: Response) -> dict[str, str]:
+        answer = verify(dict(request.headers), await request.body(), secret, time.time())
+        if not isinstance(answer, Promotion):
+            response.status_code = 401
+            return {"status": "refused", "reason": str(answer)}
+        try:
+            told = await run_in_threadpool(receive, store, answer, emit, time.time())
+        except httpx.HTTPError as error:
+            response.status_code = 503  # MLflow tries again
+            return {"status": "Prefect does not answer", "reason": type(error).__name__}
+        response.status_code = 202
+        return {"status": told}
+
+    return app
+
+
+def receive(store: Store, promotion: Promotion, emit: Emit, now: float) -> str:
+    """Start the release that ``configs/services`` binds to this alias; each delivery once."""
+    service = service_for(promotion.name, promotion.alias)
+    if service is None:
+        return f"no service is bound to alias {promotion.alias!r} of model {promotion.name!r}"
+    if not store.first_delivery(promotion.delivery_id, now):
+        return "seen before"
+    try:
+        emit(prefect_event(service.name, promotion, now))
+    except httpx.HTTPError:
+        store.forget_delivery(promotion.delivery_id)
+        raise
+    text = f"alias {promotion.alias} was set on {promotion.name} version {promotion.version}: release requested"
+    store.note(Event(now, service.name, "promotion", text))
+    return "release requested"
+
+
+def prefect_event(service: str, promotion: Promotion, now: float) -> dict[str, Any]:
+    """The event as Prefect's API takes it (POST /events)."""
+    return {
+        "id": str(uuid.uuid4()),
+        "occurred": datetime.fromtimestamp(now, UTC).isoformat(),
+        "event": EVENT,
+        "resource": {"prefect.resource.id": f"roundhouse.service.{service}", "prefect.resource.name": service},
+        "related": [],
+        "payload": {
+            "service": service,
+            "model": f"models:/{promotion.name}/{promotion.version}",
+            "delivery_id": promotion.delivery_id,
+        },
+    }
+
+
+def prefect_emitter(api: str) -> Emit:
+    """Hands events to the Prefect server; raises httpx.HTTPError so that MLflow tries the delivery again."""
+
+    def emit(event: dict[str, Any]) -> None:
+        httpx.post(f"{api}/events", json=[event], timeout=5.0, trust_env=False).raise_for_status()
+
+    return emit
+
+
+def _plain(value: Any) -> dict[str, Any] | None:
+    return None if value is None else asdict(value)

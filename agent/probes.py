@@ -1,0 +1,89 @@
+"""Asks instances how they are, and warms them up, beside the main loop so that a hung one delays nobody."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import httpx
+
+PROMPTS = ("The railway line", "Once upon a time there was", "To build an engine you need", "The capital of France is")
+WARM_UP_TOKENS = 8
+SETTLED = 1.25  # the last requests may be this much slower than the fastest
+
+
+@dataclass
+class _Health:
+    answers: bool
+    last_answer: float
+    asked_at: float
+    pending: Future[bool] | None = None
+
+
+class Probes:
+    """Health of instances by URL, asked each ``every_s``; warm-ups by instance id. Reads never wait."""
+
+    def __init__(self, clock: Callable[[], float] = time.time, every_s: float = 0.5) -> None:
+        self._clock, self._every_s = clock, every_s
+        self._pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="probe")
+        self._http = httpx.Client(timeout=httpx.Timeout(2.0, connect=1.0), trust_env=False)
+        self._health: dict[str, _Health] = {}
+        self._warm: dict[str, Future[dict[str, float]]] = {}
+
+    def health(self, url: str) -> tuple[bool, float]:
+        """(answers 200, seconds since it last did)."""
+        now = self._clock()
+        known = self._health.setdefault(url, _Health(False, now, 0.0))
+        if known.pending is not None and known.pending.done():
+            known.answers, known.pending = known.pending.result(), None
+            if known.answers:
+                known.last_answer = now
+        if known.pending is None and now - known.asked_at >= self._every_s:
+            known.asked_at, known.pending = now, self._pool.submit(self._ask, url)
+        return known.answers, now - known.last_answer
+
+    def warm_up(self, instance_id: str, base_url: str, requests: int) -> None:
+        """Start a warm-up, unless one of this instance is under way."""
+        if instance_id not in self._warm:
+            self._warm[instance_id] = self._pool.submit(warm_up, base_url, requests)
+
+    def warm_up_result(self, instance_id: str) -> tuple[dict[str, float] | None, str]:
+        """(numbers once it is done, error)."""
+        future = self._warm.get(instance_id)
+        if future is None or not future.done():
+            return None, ""
+        del self._warm[instance_id]
+        error = future.exception()
+        return (None, f"{type(error).__name__}: {error}") if error else (future.result(), "")
+
+    def forget(self, url: str, instance_id: str) -> None:
+        """Of an instance that is started anew or gone: what was known of the old process means nothing."""
+        self._health.pop(url, None)
+        self._warm.pop(instance_id, None)
+
+    def _ask(self, url: str) -> bool:
+        try:
+            return self._http.get(url).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+def warm_up(base_url: str, requests: int) -> dict[str, float]:
+    """Real requests until ``requests`` were answered and latency has settled (at most four times as many).
+
+    Returns {requests, first_s, last_s, settled}. Raises httpx.HTTPError when an answer is not a good one.
+    """
+    times: list[float] = []
+    with httpx.Client(base_url=base_url, timeout=60.0, trust_env=False) as http:
+        while len(times) < requests or not (_settled(times) or len(times) >= 4 * requests):
+            body = {"prompt": PROMPTS[len(times) % len(PROMPTS)], "max_tokens": WARM_UP_TOKENS, "temperature": 0}
+            began = time.perf_counter()
+            http.post("/v1/completions", json=body).raise_for_status()
+            times.append(time.perf_counter() - began)
+    return {"requests": len(times), "first_s": times[0], "last_s": times[-1], "settled": float(_settled(times))}
+
+
+def _settled(times: list[float]) -> bool:
+    return len(times) >= 2 and max(times[-2:]) <= SETTLED * min(times) + 0.01

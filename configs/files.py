@@ -1,0 +1,205 @@
+"""The files users write, one model each: service, engine, rollout, load. Percentages here, permille inside."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from configs.load import Config, load
+from configs.stack import project_directory
+from engines.port import EngineSpec, Faults
+from rollout.errors import NotFound, Refused
+from rollout.policy import ErrorMargin, Margin, OnTimeout, Policy, Stress
+
+NAME = r"^[a-z][a-z0-9_-]{1,62}$"
+Name = Annotated[str, Field(pattern=NAME)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class ServiceFile(Config):
+    """``configs/services/<name>.yaml``: what users call, and which registry alias releases into it."""
+
+    kind: Literal["service"] = "service"
+    name: Name
+    model: Annotated[str, Field(min_length=1)]
+    alias: Name = "candidate"
+    champion: Name = "champion"
+    engine: Name = "q8_0"
+    rollout: Name = "standard"
+    instances: Annotated[int, Field(ge=1, le=64)] = 1
+    response_timeout_s: Annotated[float, Field(gt=0, le=600)] = 5.0
+    body_limit_bytes: Annotated[int, Field(ge=1024, le=64 << 20)] = 1 << 20
+
+    @field_validator("alias", "champion")
+    @classmethod
+    def _free_alias(cls, value: str) -> str:
+        if value == "latest" or re.fullmatch(r"v\d+", value):
+            raise ValueError("`latest` and `v<number>` are reserved by MLflow; choose another alias")
+        return value
+
+
+class FaultsFile(Config):
+    """Deliberate defects, to try what a release does with a bad candidate."""
+
+    ttft_delay_s: Annotated[float, Field(ge=0, le=60)] = 0.0
+    token_delay_s: Annotated[float, Field(ge=0, le=60)] = 0.0
+    error_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    cut_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class EngineFile(Config):
+    """``configs/engines/<name>.yaml``: what to build and how to serve it."""
+
+    kind: Literal["engine"] = "engine"
+    engine: str = "llama_cpp"
+    quantization: str = "Q8_0"
+    slots: Annotated[int, Field(ge=1, le=256)] = 2
+    context: Annotated[int, Field(ge=64, le=1 << 20)] = 1024
+    threads: Annotated[int, Field(ge=1, le=512)] = 1
+    max_queue: Annotated[int, Field(ge=0, le=100_000)] = 64
+    drain_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    faults: FaultsFile = FaultsFile()
+
+    def spec(self) -> EngineSpec:
+        """As the engines know it. Raises Refused for an unknown engine or quantisation."""
+        values = self.model_dump(exclude={"kind", "engine", "faults"})
+        return EngineSpec(kind=self.engine, faults=Faults(**self.faults.model_dump()), **values)
+
+
+class MarginFile(Config):
+    """Bounds on candidate/stable; harm rolls back, allow is good enough."""
+
+    harm: float = 1.25
+    allow: float = 1.5
+
+
+class ErrorMarginFile(Config):
+    """Bounds on errors: a ratio that is harm, and what may be added to stable's rate."""
+
+    harm_ratio: float = 1.5
+    allow_percent: Percent = 5.0
+
+
+class MarginsFile(Config):
+    """One bound for each metric."""
+
+    ttft: MarginFile = MarginFile()
+    tpot: MarginFile = MarginFile(harm=1.2, allow=1.4)
+    errors: ErrorMarginFile = ErrorMarginFile()
+
+
+class LoadFile(Config):
+    """``configs/loads/<name>.yaml``: a load test."""
+
+    kind: Literal["load"] = "load"
+    users: Annotated[int, Field(ge=1, le=10_000)] = 2
+    duration_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    max_tokens: Annotated[int, Field(ge=1, le=4096)] = 16
+    api: Literal["chat", "completions"] = "completions"
+
+
+class RolloutFile(Config):
+    """``configs/rollouts/<name>.yaml``: how a release goes about it, and what it demands."""
+
+    kind: Literal["rollout"] = "rollout"
+    steps_percent: Annotated[tuple[Percent, ...], Field(min_length=1)]
+    mirror_percent: Percent = 50.0
+    margins: MarginsFile = MarginsFile()
+    alpha: float = 0.05
+    min_samples: int = 20
+    look_s: Annotated[float, Field(ge=0.2, le=3)] = 1.0
+    lease_s: float = 6.0
+    step_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    on_timeout: OnTimeout = OnTimeout.ROLL_BACK
+    warm_up_requests: Annotated[int, Field(ge=1, le=1000)] = 8
+    stress: Name | None = "short"
+    keep_warm_s: Annotated[float, Field(ge=0, le=86_400)] = 300.0
+
+    def policy(self) -> Policy:
+        """As the core knows it. Raises Refused, NotFound."""
+        errors = ErrorMargin(self.margins.errors.harm_ratio, self.margins.errors.allow_percent / 100)
+        carried = (
+            "alpha",
+            "min_samples",
+            "look_s",
+            "lease_s",
+            "step_timeout_s",
+            "on_timeout",
+            "warm_up_requests",
+            "keep_warm_s",
+        )
+        return Policy(
+            steps=tuple(_permille("steps_percent", share) for share in self.steps_percent),
+            mirror=_permille("mirror_percent", self.mirror_percent),
+            ttft=Margin(**self.margins.ttft.model_dump()),
+            tpot=Margin(**self.margins.tpot.model_dump()),
+            errors=errors,
+            stress=_stress(self.stress),
+            **{name: getattr(self, name) for name in carried},
+        )
+
+
+def load_service(name: str) -> ServiceFile:
+    """The service of that name; its file bears the name too. Raises NotFound, Refused."""
+    service = load(ServiceFile, _path("services", name))
+    if service.name != name:
+        raise Refused(
+            "name", service.name, f"the file {name}.yaml holds another service", f"name it {service.name}.yaml"
+        )
+    return service
+
+
+def load_services() -> list[ServiceFile]:
+    """All services of this project, by name."""
+    return [load_service(p.stem) for p in sorted((project_directory() / "configs" / "services").glob("*.yaml"))]
+
+
+def load_engine(name: str) -> EngineFile:
+    """The engine file of that name. Raises NotFound, Refused."""
+    return load(EngineFile, _path("engines", name))
+
+
+def load_rollout(name: str) -> RolloutFile:
+    """The rollout file of that name. Raises NotFound, Refused."""
+    return load(RolloutFile, _path("rollouts", name))
+
+
+def load_load(name: str) -> LoadFile:
+    """The load file of that name. Raises NotFound, Refused."""
+    return load(LoadFile, _path("loads", name))
+
+
+def service_for(model: str, alias: str) -> ServiceFile | None:
+    """The service that this alias of this registered model releases into, if one is bound to it."""
+    for service in load_services():
+        if (service.model, service.alias) == (model, alias):
+            return service
+    return None
+
+
+def _path(folder: str, name: str) -> Path:
+    if not re.fullmatch(NAME, name):
+        rule = "a name is a lower-case letter, then letters, digits, - or _, 2 to 63 in all"
+        raise Refused(folder.rstrip("s"), name, rule, "name a file of configs/" + folder)
+    path = project_directory() / "configs" / folder / f"{name}.yaml"
+    if not path.exists():
+        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+        raise NotFound(f"there is no {folder.rstrip('s')} {name!r} in configs/{folder}; there are: {there}")
+    return path
+
+
+def _permille(field: str, percent: float) -> int:
+    permille = round(percent * 10)
+    if abs(permille - percent * 10) > 1e-6:
+        raise Refused(field, percent, "shares go in steps of 0.1 %", f"use {permille / 10:g}")
+    return permille
+
+
+def _stress(name: str | None) -> Stress | None:
+    if name is None:
+        return None
+    load_file = load_load(name)
+    return Stress(users=load_file.users, duration_s=load_file.duration_s, max_tokens=load_file.max_tokens)

@@ -1,0 +1,142 @@
+"""The stack on one machine: where its files live, which ports its parts take, and the settings of each adapter."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs.load import Config, load
+from engines.port import RESERVED_PORTS, LocalSettings
+from gateway.port import EnvoySettings
+from loadtest.port import LocustSettings
+from model_registry.port import MlflowSettings
+from platforms.port import SupervisorSettings
+from store.port import StoreSettings
+
+Port = Annotated[int, Field(ge=1024, le=65535)]
+
+
+class Ports(Config):
+    """The ports of the parts, all on ``host``. Engines take theirs from ``engines_from`` to ``engines_to``."""
+
+    gateway: Port = 8800
+    agent: Port = 8801
+    prefect: Port = 4200
+    mlflow: Port = 5500
+    engines_from: Port = 18100
+    engines_to: Port = 18199
+
+    @model_validator(mode="after")
+    def _no_clash(self) -> Ports:
+        parts = {"gateway": self.gateway, "agent": self.agent, "prefect": self.prefect, "mlflow": self.mlflow}
+        if self.engines_from > self.engines_to:
+            raise ValueError(f"engines_from {self.engines_from} is above engines_to {self.engines_to}; swap them")
+        for name, port in parts.items():
+            if self.engines_from <= port <= self.engines_to:
+                raise ValueError(f"{name} port {port} lies in the engines' range; move one of them")
+        if len(set(parts.values())) < len(parts):
+            raise ValueError(f"two parts share a port: {parts}; give each its own")
+        taken = [p for p in RESERVED_PORTS if self.engines_from <= p <= self.engines_to]
+        if taken:
+            raise ValueError(
+                f"the engines' range holds the reserved port {taken[0]}; choose a range without 8080 and 9090"
+            )
+        return self
+
+
+class StackFile(Config):
+    """``configs/stack.yaml``."""
+
+    kind: Literal["stack"] = "stack"
+    host: Literal["127.0.0.1", "::1", "localhost"] = "127.0.0.1"
+    ports: Ports = Ports()
+
+
+class Stack(Config):
+    """The stack's settings, with every path derived from ``home`` in one place."""
+
+    project: Path
+    home: Path
+    host: str = "127.0.0.1"
+    ports: Ports = Ports()
+
+    @property
+    def run(self) -> Path:
+        """Sockets, pids, generated configuration."""
+        return self.home / "run"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def cache(self) -> Path:
+        """Downloaded models; may be kept when all else is deleted."""
+        return Path(os.environ.get("ROUNDHOUSE_CACHE", self.home / "cache"))
+
+    @property
+    def secrets(self) -> Path:
+        """Tokens and keys, readable by the owner only."""
+        return self.home / "secrets"
+
+    @property
+    def supervisor_socket(self) -> Path:
+        return self.run / "supervisor.sock"
+
+    @property
+    def prefect_api(self) -> str:
+        return f"http://{self.host}:{self.ports.prefect}/api"
+
+    @property
+    def agent_url(self) -> str:
+        return f"http://{self.host}:{self.ports.agent}"
+
+    @property
+    def mlflow_url(self) -> str:
+        return f"http://{self.host}:{self.ports.mlflow}"
+
+    @property
+    def gateway_url(self) -> str:
+        return f"http://{self.host}:{self.ports.gateway}"
+
+    def registry(self) -> MlflowSettings:
+        return MlflowSettings(uri=self.mlflow_url, cache_directory=str(self.cache / "models"))
+
+    def engines(self) -> LocalSettings:
+        return LocalSettings(directory=str(self.home / "engines"))
+
+    def platform(self) -> SupervisorSettings:
+        return SupervisorSettings(
+            socket=str(self.supervisor_socket),
+            include_directory=str(self.run / "instances.d"),
+            log_directory=str(self.logs / "instances"),
+        )
+
+    def gateway(self) -> EnvoySettings:
+        return EnvoySettings(directory=str(self.home / "gateway"), host=self.host, port=self.ports.gateway)
+
+    def loadtest(self) -> LocustSettings:
+        return LocustSettings()
+
+    def store(self) -> StoreSettings:
+        return StoreSettings(url=os.environ.get("ROUNDHOUSE_DATABASE_URL", f"sqlite:///{self.home / 'roundhouse.db'}"))
+
+
+def project_directory() -> Path:
+    """The checkout: ``ROUNDHOUSE_PROJECT``, or the folder that holds this package."""
+    return Path(os.environ.get("ROUNDHOUSE_PROJECT", Path(__file__).resolve().parent.parent))
+
+
+def load_stack() -> Stack:
+    """``configs/stack.yaml`` (or the file named by ``ROUNDHOUSE_STACK``), at ``ROUNDHOUSE_HOME`` or ``.roundhouse``.
+
+    Raises NotFound, Refused.
+    """
+    project = project_directory()
+    path = Path(os.environ.get("ROUNDHOUSE_STACK", project / "configs" / "stack.yaml"))
+    file = load(StackFile, path)
+    home = Path(os.environ.get("ROUNDHOUSE_HOME", project / ".roundhouse")).absolute()
+    return Stack(project=project, home=home, host=file.host, ports=file.ports)

@@ -1,0 +1,143 @@
+"""The HTTP front of an engine process: passes requests to llama.cpp, knows loading, waiting, draining and faults.
+
+A request waits here, not in llama.cpp, whose HTTP threads would be held by waiting requests until it cannot even
+answer for its health. One request more than there are slots is passed on, so that no slot idles between two requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, UnixConnector, web
+
+from engines.faults import Cut, FaultyPath
+
+_MAX_BODY = 32 * 1024 * 1024
+_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "proxy-authorization",
+                  "proxy-authenticate", "host", "content-length", "expect"})  # RFC 9110, 7.6.1, and what we set anew
+
+
+class Front:
+    """One engine process as its clients see it."""
+
+    def __init__(self, socket: str, slots: int, max_queue: int, faults: FaultyPath) -> None:
+        self._socket, self._slots, self._room, self._faults = socket, slots, slots + max_queue, faults
+        self._gate = asyncio.Semaphore(slots + 1)
+        self._session: ClientSession | None = None
+        self.state = "loading"
+        self.open_requests = 0
+        self.refused = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that no slot works on."""
+        return max(0, self.open_requests - self._slots)
+
+    def application(self) -> web.Application:
+        """The routes."""
+        app = web.Application(client_max_size=_MAX_BODY)
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_route("*", "/{path:.*}", self._any)
+        app.on_cleanup.append(self._close)
+        return app
+
+    def open(self) -> None:
+        """The model is loaded."""
+        self._session = ClientSession(connector=UnixConnector(self._socket, limit=0), auto_decompress=False,
+                                      timeout=ClientTimeout(total=None, sock_connect=5))
+        self.state = "ok"
+
+    async def _close(self, _: web.Application) -> None:
+        if self._session:
+            await self._session.close()
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": self.state}, status=200 if self.state == "ok" else 503)
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        theirs = ""
+        if self._session and self.state != "loading":
+            async with self._session.get("http://engine/metrics") as response:
+                theirs = await response.text() if response.status == 200 else ""
+        return web.Response(text=theirs + self._own_metrics(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    def _own_metrics(self) -> str:
+        numbers = (("requests_running", "gauge", self.open_requests - self.waiting),
+                   ("requests_waiting", "gauge", self.waiting), ("requests_refused_total", "counter", self.refused))
+        return "".join(f"# TYPE roundhouse_{name} {kind}\nroundhouse_{name} {value}\n" for name, kind, value in numbers)
+
+    async def _any(self, request: web.Request) -> web.StreamResponse:
+        if self.state != "ok":
+            return self._refuse(f"the engine is {self.state}")
+        if request.method != "POST":
+            return await self._forward(request)
+        if self.open_requests >= self._room:
+            return self._refuse(f"{self.waiting} requests are waiting, the bound is {self._room - self._slots}")
+        self.open_requests += 1
+        self.idle.clear()
+        try:
+            async with self._gate:
+                return await self._at_work(request)
+        finally:
+            self.open_requests -= 1
+            if not self.open_requests:
+                self.idle.set()
+
+    async def _at_work(self, request: web.Request) -> web.StreamResponse:
+        await self._faults.hold()
+        if self._faults.fails():
+            return failure(500, "server_error", "a deliberate fault of this engine process")
+        return await self._forward(request)
+
+    def _refuse(self, why: str) -> web.Response:
+        self.refused += 1
+        answer = failure(503, "unavailable_error", why)
+        answer.headers["Retry-After"] = "1"
+        if self.state == "draining":
+            answer.force_close()
+        return answer
+
+    async def _forward(self, request: web.Request) -> web.StreamResponse:
+        assert self._session is not None
+        body = await request.read() if request.can_read_body else None
+        headers = end_to_end(request.headers)
+        response: web.StreamResponse | None = None
+        try:
+            async with self._session.request(request.method, f"http://engine{request.raw_path}", data=body,
+                                             headers=headers, allow_redirects=False) as upstream:
+                if upstream.content_length is not None:
+                    return web.Response(status=upstream.status, headers=end_to_end(upstream.headers),
+                                        body=await upstream.read())
+                response = web.StreamResponse(status=upstream.status, headers=end_to_end(upstream.headers))
+                await response.prepare(request)
+                await self._copy(upstream, response)
+            await response.write_eof()
+            return response
+        except (ClientError, ConnectionError, Cut) as broken:
+            if response is None:
+                return failure(502, "server_error", f"the engine broke the connection ({type(broken).__name__})")
+            if request.transport:  # the only honest end of a stream that cannot be finished
+                request.transport.close()
+            return response
+
+    async def _copy(self, upstream: ClientResponse, response: web.StreamResponse) -> None:
+        chunks = upstream.content.iter_any()
+        is_stream = upstream.content_type == "text/event-stream"
+        if is_stream and self._faults.touches_streams:
+            chunks = self._faults.stream(chunks)
+        async for chunk in chunks:
+            await response.write(chunk)
+
+
+def end_to_end(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers that are not for one connection only."""
+    return {name: value for name, value in headers.items() if name.lower() not in _HOP}
+
+
+def failure(status: int, kind: str, message: str) -> web.Response:
+    """An error in the OpenAI API's form."""
+    return web.json_response({"error": {"message": message, "type": kind, "code": status}}, status=status)

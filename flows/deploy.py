@@ -1,0 +1,29 @@
+"""Deploy: a version started and warmed up beside the one in service, without any traffic."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from configs.order import order as make_order
+from flows.release import HOOKS
+from tasks.artifacts import build, fetch
+from tasks.endings import stand_by
+from tasks.serving import deploy as declare
+from tasks.serving import warm_up
+from tasks.ticket import begin
+
+
+@flow(name="deploy", flow_run_name="deploy-{service}", **HOOKS)
+def deploy(service: str, model: str = "", engine: str = "") -> int:
+    """Start a version and leave it ready; `roundhouse traffic` and `roundhouse mirror` can then send it requests.
+
+    Args:
+        service: a file of configs/services
+        model: models:/NAME/VERSION, models:/NAME@ALIAS or dvc:PATH@REV; empty: the service's candidate alias
+        engine: a file of configs/engines; empty: the service's
+    """
+    order = make_order(service, model, engine)
+    ticket = begin(order)
+    files = fetch(order)
+    candidate = warm_up(order, declare(order, files, build(order, files, ticket), ticket), ticket)
+    return stand_by(order, ticket, candidate)

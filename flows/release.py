@@ -1,0 +1,53 @@
+"""Release: take a model version from the registry to live traffic, or turn it back, on evidence."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from configs.order import order as make_order
+from rollout.decide import first_step
+from rollout.nouns import Promote, Shift
+from tasks.artifacts import build, fetch
+from tasks.endings import end_broken_release, promote, roll_back
+from tasks.reporting import report
+from tasks.serving import alone, deploy, stress, warm_up
+from tasks.ticket import begin
+from tasks.timing import Stopwatch
+from tasks.traffic import next_step, shift, watch
+
+HOOKS = {
+    "on_failure": [end_broken_release],
+    "on_cancellation": [end_broken_release],
+    "on_crashed": [end_broken_release],
+}
+
+
+@flow(name="release", flow_run_name="release-{service}", **HOOKS)
+def release(service: str, model: str = "", engine: str = "", rollout: str = "") -> dict:
+    """Release a model version into a service.
+
+    Args:
+        service: a file of configs/services
+        model: models:/NAME/VERSION, models:/NAME@ALIAS or dvc:PATH@REV; empty: the service's candidate alias
+        engine: a file of configs/engines; empty: the service's
+        rollout: a file of configs/rollouts; empty: the service's
+    """
+    watch_time, order = Stopwatch(), make_order(service, model, engine, rollout)
+    ticket = watch_time("begin", begin)(order)
+    files = watch_time("fetch", fetch)(order)
+    built = watch_time("build", build)(order, files, ticket)
+    declared = watch_time("deploy", deploy)(order, files, built, ticket)
+    candidate = watch_time("warm up", warm_up)(order, declared, ticket)
+    load = watch_time("stress", stress)(order, candidate, ticket)
+    verdict, stretches = alone(load, order.policy), []
+    step = first_step(order.policy, ticket.stable, verdict)
+    while isinstance(step, Shift):
+        watch_time("shift", shift)(order, ticket, candidate, step)
+        stretch = watch_time("evidence", watch)(order, ticket, candidate, step, len(stretches))
+        step, verdict = next_step(order, len(stretches), stretch), stretch.verdict
+        stretches.append(stretch)
+    if isinstance(step, Promote):
+        watch_time("promote", promote)(order, ticket, files, candidate, step.reason)
+    else:
+        watch_time("roll back", roll_back)(order, ticket, files, step.reason)
+    return report(order, ticket, files, built, candidate, load, stretches, verdict, watch_time.seconds())

@@ -1,0 +1,72 @@
+"""Small effects on files: put by rename, read JSON, hold a lock."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from rollout.errors import Conflict, Unavailable
+
+PRIVATE = 0o600  # files hold tokens
+
+
+def put(path: Path, content: bytes) -> None:
+    """Replace ``path`` whole: written aside, synced, renamed. Envoy notices renames only."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE), "wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        os.rename(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read(path: Path) -> bytes | None:
+    """The content of ``path``, or None where there is no such file."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def as_json(doc: Any) -> bytes:
+    """``doc`` as compact JSON."""
+    return json.dumps(doc, separators=(",", ":"), sort_keys=True).encode()
+
+
+def parsed(content: bytes | None) -> Any:
+    """The JSON in ``content``; None for nothing and for what is no JSON."""
+    try:
+        return json.loads(content) if content is not None else None
+    except ValueError:
+        return None
+
+
+@contextlib.contextmanager
+def locked(path: Path, timeout_s: float) -> Iterator[None]:
+    """Hold the lock file while inside. Raises Conflict after ``timeout_s`` seconds, Unavailable without its folder."""
+    try:
+        lock = path.open("w")
+    except FileNotFoundError:
+        raise Unavailable(f"the gateway's folder {path.parent} does not exist; start the gateway first") from None
+    with lock:
+        _acquire(lock, time.monotonic() + timeout_s, path)
+        yield
+
+
+def _acquire(lock: IO[str], deadline: float, path: Path) -> None:
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise Conflict(f"another process is changing the gateway (lock {path})") from None
+            time.sleep(0.005)

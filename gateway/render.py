@@ -1,0 +1,162 @@
+"""From a state to Envoy's files: pure, so that a golden file shows all that a state becomes.
+
+The files are discovery responses (https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol, file form):
+``lds``, ``cds``, ``rds``, ``rds-mirror`` and one ``eds-<cluster>`` per version.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from gateway.clusters import T, assignment_docs, cluster_docs, eds_file, path_source
+from gateway.listener import mirror_listener, public_listener, rds
+from gateway.names import LISTENER, MIRROR_LISTENER
+from gateway.port import EnvoySettings, GatewayState, ServiceRoute
+from gateway.routes import gateway_routes, mirror_routes
+from rollout.nouns import Lease
+
+Doc = dict[str, Any]
+LDS, CDS, RDS, RDS_MIRROR = "lds.json", "cds.json", "rds.json", "rds-mirror.json"
+ADMIN_MODE = 0o600  # written in decimal: JSON knows no octal
+MOST_CONNECTIONS = 5000
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where things lie in the gateway's directory."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, settings: EnvoySettings) -> Layout:
+        """The layout under the settings' directory, made absolute: Envoy resolves paths against its own folder."""
+        return cls(Path(settings.directory).absolute())
+
+    @property
+    def xds(self) -> Path:
+        return self.root / "xds"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def bootstrap(self) -> Path:
+        return self.root / "bootstrap.json"
+
+    @property
+    def admin(self) -> Path:
+        return self.run / "admin.sock"
+
+    @property
+    def envoy_log(self) -> Path:
+        return self.run / "envoy.log"
+
+    @property
+    def records(self) -> Path:
+        return self.run / "records.jsonl"
+
+    @property
+    def confirmed(self) -> Path:
+        return self.root / "confirmed.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.run / "lock"
+
+
+def render(state: GatewayState, settings: EnvoySettings, revision: str) -> dict[str, Doc]:
+    """All discovery files of ``state``, by file name; each carries ``revision``, which Envoy shows once it is used."""
+    layout = Layout.of(settings)
+    files = {
+        LDS: [*_listeners(settings, _followed(layout))],
+        CDS: cluster_docs(state, str(layout.xds)),
+        RDS: [gateway_routes(state)],
+        RDS_MIRROR: [mirror_routes(state)],
+    }
+    files |= {eds_file(name): [doc] for name, doc in assignment_docs(state).items()}
+    return {name: {"version_info": revision, "resources": resources} for name, resources in files.items()}
+
+
+def static_twin(state: GatewayState, settings: EnvoySettings) -> Doc:
+    """The same state as one static bootstrap, which ``envoy --mode validate`` can check without any file or port.
+
+    Services get a lease where one could be held, so that beginning, changing and ending one needs no further check.
+    """
+    state = rehearsed(state)
+    assignments = assignment_docs(state)
+    clusters = [_still(doc, assignments) for doc in cluster_docs(state, "")]
+    held = {
+        "public": {"route_config": _bare(gateway_routes(state))},
+        "mirror": {"route_config": _bare(mirror_routes(state))},
+    }
+    listeners = [_bare(doc) for doc in _listeners(settings, held)]
+    return {
+        "bootstrap_extensions": [_internal_listeners()],
+        "static_resources": {"listeners": listeners, "clusters": clusters},
+    }
+
+
+def rehearsed(state: GatewayState) -> GatewayState:
+    """``state`` with a lease in each service that could hold one."""
+    return GatewayState(tuple(_with_lease(service) for service in state.services))
+
+
+def bootstrap(settings: EnvoySettings) -> Doc:
+    """What Envoy starts with: where to find the rest, an admin socket, a limit on connections."""
+    layout = Layout.of(settings)
+    connections = {
+        "@type": T + "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+        "max_active_downstream_connections": MOST_CONNECTIONS,
+    }
+    monitor = {"name": "envoy.resource_monitors.global_downstream_max_connections", "typed_config": connections}
+    return {
+        "node": {"id": "gateway", "cluster": "roundhouse"},
+        "admin": {"address": {"pipe": {"path": str(layout.admin), "mode": ADMIN_MODE}}},
+        "dynamic_resources": {
+            "lds_config": path_source(str(layout.xds / LDS)),
+            "cds_config": path_source(str(layout.xds / CDS)),
+        },
+        "bootstrap_extensions": [_internal_listeners()],
+        "overload_manager": {"resource_monitors": [monitor]},
+    }
+
+
+def _listeners(settings: EnvoySettings, routes: dict[str, Doc]) -> list[Doc]:
+    log = str(Layout.of(settings).records)
+    public = public_listener(settings.host, settings.port, log, routes["public"])
+    return [public, mirror_listener(log, routes["mirror"])]
+
+
+def _followed(layout: Layout) -> dict[str, Doc]:
+    return {
+        "public": rds(LISTENER, str(layout.xds / RDS)),
+        "mirror": rds(MIRROR_LISTENER, str(layout.xds / RDS_MIRROR)),
+    }
+
+
+def _internal_listeners() -> Doc:
+    kind = T + "envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
+    return {"name": "envoy.bootstrap.internal_listener", "typed_config": {"@type": kind}}
+
+
+def _still(cluster: Doc, assignments: dict[str, Doc]) -> Doc:
+    """An EDS cluster as a static one; others as they are."""
+    if cluster.get("type") != "EDS":
+        return _bare(cluster)
+    kept = {key: value for key, value in _bare(cluster).items() if key != "eds_cluster_config"}
+    return {**kept, "type": "STATIC", "load_assignment": _bare(assignments[cluster["name"]])}
+
+
+def _bare(resource: Doc) -> Doc:
+    """A resource as it stands inside another message: without its type."""
+    return {key: value for key, value in resource.items() if key != "@type"}
+
+
+def _with_lease(service: ServiceRoute) -> ServiceRoute:
+    others = [b.version for b in service.backends if b.version != service.stable]
+    if service.stable is None or not others or service.lease:
+        return service
+    return dataclasses.replace(service, lease=Lease(others[0], 1, 1, 0, 1, "rehearsal"))

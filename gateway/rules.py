@@ -1,0 +1,157 @@
+"""Our own checks of a state, before anything is sent to a proxy, and what kind of change it is. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator
+
+from gateway.listener import LARGEST_BODY
+from gateway.port import Backend, Endpoint, GatewayState, ServiceRoute, Token
+from rollout.errors import Refused
+from rollout.nouns import FULL, Lease
+
+NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
+IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
+SECRET = re.compile(r"[!-~]{8,512}")  # visible ASCII: it must survive an HTTP header
+RESERVED_PORTS = (8080, 9090)
+LONGEST_LEASE_MS = 60_000  # what a dead release may cost at most
+LONGEST_TIMEOUT_S = 3600.0
+
+
+def check(state: GatewayState) -> None:
+    """Refuse a state that cannot work. Raises Refused with field, value, rule and fix; never shows a secret."""
+    _unique("services", [s.name for s in state.services], "give each service a name of its own")
+    for service in state.services:
+        _check_service(service)
+    _check_secrets(state)
+    endpoints = [e for s in state.services for b in s.backends for e in b.endpoints]
+    _unique("endpoints", [f"{e.host}:{e.port}" for e in endpoints], "give each instance a port of its own")
+    _unique("instances", [e.instance for e in endpoints], "give each instance an id of its own")
+
+
+def numbers_only(old: GatewayState | None, new: GatewayState) -> bool:
+    """Whether ``new`` differs from the confirmed ``old`` in leases alone: shares, mirrors, windows, their begin or end.
+
+    The binary has already validated a lease for each service that could hold one (render.rehearsed), so these rules
+    suffice and the change costs milliseconds.
+    """
+    return old is not None and _without_leases(old) == _without_leases(new)
+
+
+def hidden(text: str, *states: GatewayState | None) -> str:
+    """``text`` without the secrets of ``states``: Envoy prints a key that it refuses."""
+    secrets = {token.secret for state in states if state for s in state.services for token in s.tokens}
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _without_leases(state: GatewayState) -> GatewayState:
+    return GatewayState(tuple(dataclasses.replace(service, lease=None) for service in state.services))
+
+
+def _check_service(service: ServiceRoute) -> None:
+    rule = "a service's name is 1 to 40 lower-case letters, digits and inner dashes, and begins with a letter"
+    _matches(NAME, "service.name", service.name, rule, "choose a name such as 'chat'")
+    where = f"service {service.name}"
+    _between(f"{where}: response_timeout_s", service.response_timeout_s, 0.05, LONGEST_TIMEOUT_S)
+    _between(f"{where}: body_limit_bytes", service.body_limit_bytes, 1, LARGEST_BODY)
+    for token in service.tokens:
+        _check_token(where, token)
+    _unique(f"{where}: versions", [b.version for b in service.backends], "list each version once")
+    for backend in service.backends:
+        _check_backend(where, backend)
+    versions = [b.version for b in service.backends]
+    if service.stable is not None:
+        _known(f"{where}: stable", service.stable, versions)
+    if service.lease is not None:
+        _check_lease(f"{where}: lease", service.lease, service.stable, versions)
+
+
+def _check_token(where: str, token: Token) -> None:
+    rule = "a client's name is 1 to 100 letters, digits and . _ @ -"
+    _matches(IDENTIFIER, f"{where}: token.client", token.client, rule, "choose a name such as 'demo'")
+    if not SECRET.fullmatch(token.secret):
+        rule = "a token is 8 to 512 visible ASCII characters without blanks"
+        raise Refused(f"{where}: token.secret", f"(of client {token.client})", rule, "let the program make a token")
+
+
+def _check_backend(where: str, backend: Backend) -> None:
+    if backend.version < 1:
+        raise Refused(f"{where}: version", backend.version, "versions count from 1", "use the version's number")
+    for endpoint in backend.endpoints:
+        _check_endpoint(f"{where} v{backend.version}", endpoint)
+
+
+def _check_endpoint(where: str, endpoint: Endpoint) -> None:
+    rule = "an instance's id is 1 to 100 letters, digits and . _ @ -"
+    _matches(IDENTIFIER, f"{where}: instance", endpoint.instance, rule, "use '<service>-v<version>-<ordinal>'")
+    try:
+        ipaddress.ip_address(endpoint.host)
+    except ValueError:
+        rule = "the proxy takes addresses, not names, for instances"
+        raise Refused(f"{where}: host", endpoint.host, rule, "use an IP address, for example 127.0.0.1") from None
+    _between(f"{where}: port", endpoint.port, 1, 65535)
+    if endpoint.port in RESERVED_PORTS:
+        raise Refused(f"{where}: port", endpoint.port, "8080 and 9090 are reserved", "choose another port")
+
+
+def _check_lease(where: str, lease: Lease, stable: int | None, versions: list[int]) -> None:
+    if stable is None:
+        fix = "promote a first version"
+        raise Refused(where, lease.release, "a service without a stable version has nothing to fall back on", fix)
+    _known(f"{where}: candidate", lease.candidate, versions)
+    if lease.candidate == stable:
+        raise Refused(f"{where}: candidate", stable, "the candidate is the stable version itself", "name another version")
+    _between(f"{where}: canary_permille", lease.canary_permille, 0, FULL)
+    _between(f"{where}: mirror_permille", lease.mirror_permille, 0, FULL)
+    if lease.until_ms <= lease.from_ms:
+        raise Refused(f"{where}: until_ms", lease.until_ms, f"it must be after from_ms {lease.from_ms}", "move the end")
+    if lease.until_ms - lease.from_ms > LONGEST_LEASE_MS:
+        rule = f"a lease holds at most {LONGEST_LEASE_MS} ms from {lease.from_ms}"
+        raise Refused(f"{where}: until_ms", lease.until_ms, rule, "take a shorter one and renew it")
+    rule = "a release's id is 1 to 100 letters, digits and . _ @ -"
+    _matches(IDENTIFIER, f"{where}: release", lease.release, rule, "give the id of the release that holds the lease")
+
+
+def _check_secrets(state: GatewayState) -> None:
+    """One token opens one service: the same secret twice would be fatal to Envoy, or open two doors."""
+    owners: dict[str, str] = {}
+    for service in state.services:
+        for token in service.tokens:
+            owner = f"client {token.client} of service {service.name}"
+            if token.secret in owners:
+                rule = f"{owners[token.secret]} has the same token"
+                raise Refused("token.secret", f"({owner})", rule, "make a new token for one of them")
+            owners[token.secret] = owner
+
+
+def _matches(pattern: re.Pattern[str], field: str, value: str, rule: str, fix: str) -> None:
+    if not pattern.fullmatch(value):
+        raise Refused(field, value, rule, fix)
+
+
+def _between(field: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise Refused(field, value, f"it must lie between {low} and {high}", "choose a value in that range")
+
+
+def _known(field: str, version: int, versions: list[int]) -> None:
+    if version not in versions:
+        listed = ", ".join(map(str, sorted(versions))) or "none"
+        raise Refused(field, version, f"no such version has backends here (there are: {listed})", "deploy it first")
+
+
+def _unique(field: str, values: Iterable[object], fix: str) -> None:
+    for value in _twice(values):
+        raise Refused(field, value, "it occurs twice", fix)
+
+
+def _twice(values: Iterable[object]) -> Iterator[object]:
+    seen: set[object] = set()
+    for value in values:
+        if value in seen:
+            yield value
+        seen.add(value)

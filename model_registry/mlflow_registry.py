@@ -1,0 +1,211 @@
+"""MLflow's model registry: versions are plain files of a run, with their digests as tags of the version."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model_registry.files import check, digest_of, discard, kept
+from model_registry.inspection import Model, inspect_model
+from model_registry.mlflow_errors import border, use_quiet_client
+from model_registry.mlflow_runs import experiment_of, log_run
+from model_registry.names import check_alias, check_name, parse_uri, version_uri
+from model_registry.port import MlflowSettings, Progress, Registered, ReleaseRun
+from model_registry.record import Entry, files_of, to_model_version, to_registered, to_tags
+from rollout.errors import Corrupt, NotFound, Refused
+from rollout.nouns import ModelFile, ModelVersion
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion as MlflowVersion
+
+ALIAS_SET = "model_version_alias.created"
+EXPERIMENT = "roundhouse/models"
+
+
+class MlflowRegistry:
+    """See ``port.ModelRegistry``. Each verb raises Unavailable within seconds when the server does not answer."""
+
+    def __init__(self, settings: MlflowSettings) -> None:
+        """Raises Refused unless the server is named by http: its webhooks are fired by its REST handlers alone."""
+        if not settings.uri.startswith(("http://", "https://")):
+            raise Refused("registry uri", settings.uri, "it is no http address", "name a server: http://127.0.0.1:5000")
+        use_quiet_client()
+        from mlflow import MlflowClient
+
+        self.uri = settings.uri.rstrip("/")
+        self.cache = Path(settings.cache_directory)
+        self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+    def register(self, name: str, directory: str, source: str, progress: Progress) -> Registered:
+        """A new version: the files become artifacts of a run, the record its tags. All or nothing.
+
+        Raises Refused when the folder is no model, before anything is sent.
+        """
+        check_name(name)
+        model = inspect_model(Path(directory), progress)
+        tags = to_tags(model, source)
+        with border(self.uri, name):
+            run_id = self._open_run(name, source)
+            try:
+                self._upload(run_id, Path(directory), model, progress)
+                self.client.set_terminated(run_id)
+                version = self._create_version(name, run_id, tags)
+            except BaseException:
+                self._drop_run(run_id)
+                raise
+            return to_registered(_entry(version))
+
+    def fetch(self, uri: str, progress: Progress, full: bool = False) -> ModelVersion:
+        """The verified files in the cache; once there, a lookup (``full``: every byte is hashed again).
+
+        Raises NotFound, Corrupt when a file is not what the record says (nothing is kept then), Refused for a version
+        without a record.
+        """
+        with border(self.uri, uri):
+            entry = _entry(self._version(uri))
+        record, address = files_of(entry), version_uri(entry.name, entry.version)
+        folder = self.cache.resolve() / digest_of(record)
+        kept(folder, lambda aside: self._download(entry, aside, record, progress), record)
+        if full:
+            self._check_again(address, folder, record, progress)
+        return to_model_version(entry, str(folder), record)
+
+    def resolve(self, uri: str) -> Registered:
+        """What the address names now. Raises NotFound."""
+        with border(self.uri, uri):
+            return to_registered(_entry(self._version(uri)))
+
+    def versions(self, name: str) -> list[Registered]:
+        """All versions, newest first. Raises NotFound."""
+        with border(self.uri, name):
+            aliases = self.client.get_registered_model(name).aliases
+            found = self.client.search_model_versions(f"name='{name}'")
+        entries = [_entry(v, tuple(a for a, number in aliases.items() if str(number) == str(v.version))) for v in found]
+        return [to_registered(e) for e in sorted(entries, key=lambda e: -int(e.version))]
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        """Move an alias; MLflow's webhook tells it on, also when it stood there already. Raises Refused, NotFound."""
+        check_alias(alias)
+        with border(self.uri, version_uri(name, version)):
+            self.client.set_registered_model_alias(name, alias, version)
+
+    def tag(self, name: str, version: str, tags: dict[str, str]) -> None:
+        """Write tags on a version. Raises NotFound."""
+        with border(self.uri, version_uri(name, version)):
+            for key, value in tags.items():
+                self.client.set_model_version_tag(name, version, key, value)
+
+    def log_release(self, run: ReleaseRun) -> str:
+        """Write a release down in the experiment of its service; returns the address of the run's page."""
+        with border(self.uri, run.name):
+            return f"{self.uri}/#/{log_run(self.client, run)}"
+
+    def ensure_webhook(self, url: str, secret: str, events: tuple[str, ...] = (ALIAS_SET,)) -> str:
+        """One signed webhook named ``roundhouse`` that tells ``url`` of ``events``; doing it twice changes nothing.
+
+        Returns its id. Raises Refused when the server may not call that address.
+        """
+        wanted: dict[str, Any] = {"name": "roundhouse", "url": url, "events": list(events), "secret": secret}
+        with border(self.uri, url):
+            ours = [w for w in self.client.list_webhooks(max_results=100) if w.name == wanted["name"]]
+            for extra in ours[1:]:
+                self.client.delete_webhook(extra.webhook_id)
+            if ours:
+                return self.client.update_webhook(ours[0].webhook_id, status="ACTIVE", **wanted).webhook_id
+            return self.client.create_webhook(**wanted).webhook_id
+
+    def _check_again(self, address: str, folder: Path, record: tuple[ModelFile, ...], progress: Progress) -> None:
+        """Hash the kept files anew; a folder that does not pass is removed, so that the next fetch gets it anew."""
+        try:
+            _check(address, folder, record, progress)
+        except Corrupt:
+            discard(folder)
+            raise
+
+    def _version(self, uri: str) -> MlflowVersion:
+        asked = parse_uri(uri)
+        if asked.version:
+            return self.client.get_model_version(asked.name, asked.version)
+        return self.client.get_model_version_by_alias(asked.name, str(asked.alias))
+
+    def _open_run(self, name: str, source: str) -> str:
+        experiment = experiment_of(self.client, EXPERIMENT)
+        return self.client.create_run(experiment, run_name=name, tags={"roundhouse.source": source}).info.run_id
+
+    def _upload(self, run_id: str, directory: Path, model: Model, progress: Progress) -> None:
+        sent = 0
+        for file in model.files:
+            progress(f"sending {file.path}", sent / (model.size or 1))
+            self.client.log_artifact(run_id, str(directory / file.path), _artifact_folder(file.path))
+            sent += file.size
+        progress("sent", 1.0)
+
+    def _create_version(self, name: str, run_id: str, tags: dict[str, str]) -> MlflowVersion:
+        """The version appears with its record in one call. A model that was made for it goes when that fails."""
+        made = self._create_model(name)
+        try:
+            source = f"runs:/{run_id}/model"
+            return self.client.create_model_version(name, source, run_id=run_id, tags=tags, await_creation_for=0)
+        except BaseException:
+            if made and not self.client.search_model_versions(f"name='{name}'"):
+                self.client.delete_registered_model(name)
+            raise
+
+    def _create_model(self, name: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return False
+        return True
+
+    def _drop_run(self, run_id: str) -> None:
+        """Undo a failed registration; what cannot be undone now (the server is gone) is a run without a version."""
+        with contextlib.suppress(Exception):
+            self._delete_artifacts(run_id)
+        with contextlib.suppress(Exception):
+            self.client.delete_run(run_id)
+
+    def _delete_artifacts(self, run_id: str) -> None:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        where = self.client.get_run(run_id).info.artifact_uri
+        get_artifact_repository(where, self.uri).delete_artifacts("model")
+
+    def _download(
+        self, entry: Entry, aside: Path, record: tuple[ModelFile, ...], progress: Progress
+    ) -> tuple[ModelFile, ...]:
+        """Get the recorded files into ``aside/model`` and compare them with the record."""
+        address, total, got = version_uri(entry.name, entry.version), sum(f.size for f in record) or 1, 0
+        for file in record:
+            progress(f"fetching {file.path}", got / total)
+            into = (aside / "model" / file.path).parent
+            into.mkdir(parents=True, exist_ok=True)
+            try:
+                with border(self.uri, f"{address}: {file.path}"):
+                    self.client.download_artifacts(str(entry.run_id), f"model/{file.path}", str(into))
+            except NotFound as gone:
+                raise Corrupt(f"{address}: {file.path} is in the record and no longer in the registry's store") from gone
+            got += file.size
+        _check(address, aside / "model", record, progress)
+        return record
+
+
+def _check(address: str, folder: Path, record: tuple[ModelFile, ...], progress: Progress) -> None:
+    try:
+        check(folder, record, progress)
+    except Corrupt as wrong:
+        raise Corrupt(f"{address}: {wrong}") from wrong
+
+
+def _artifact_folder(path: str) -> str:
+    return Path("model", path).parent.as_posix()
+
+
+def _entry(version: MlflowVersion, aliases: tuple[str, ...] | None = None) -> Entry:
+    known = tuple(version.aliases or ()) if aliases is None else aliases
+    return Entry(version.name, str(version.version), dict(version.tags or {}), known, version.run_id)

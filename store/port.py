@@ -1,0 +1,165 @@
+"""The store's interface: desired and observed state of services, releases and their events. No vendor here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from rollout.nouns import Health, Lease, Phase
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """What a service should be. ``stable`` is None until a first version was promoted."""
+
+    name: str
+    stable: int | None = None
+    response_timeout_s: float = 5.0
+    body_limit_bytes: int = 1 << 20
+
+
+@dataclass(frozen=True)
+class VersionState:
+    """One immutable version, and how many instances of it should run (0: retired)."""
+
+    service: str
+    number: int
+    model_uri: str
+    engine: dict[str, Any]  # an Engine as a mapping
+    spec: dict[str, Any]  # an EngineSpec as a mapping
+    instances: int
+    warm_up_requests: int = 4
+    created_at: float = 0.0
+    retire_at: float | None = None  # when the agent sets ``instances`` to 0 by itself
+
+
+@dataclass(frozen=True)
+class InstanceState:
+    """What the agent last saw of an instance, kept so that it survives the agent."""
+
+    id: str
+    service: str
+    version: int
+    ordinal: int
+    host: str
+    port: int
+    health: Health = Health.STARTING
+    pid: int | None = None
+    restarts: int = 0
+    retry_at: float | None = None  # when a dead one is started again
+    since: float = 0.0  # of this health
+    reason: str = ""
+    warm_up: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What the gateway confirmed for a service, or why it refused."""
+
+    service: str
+    stable: int | None
+    lease: Lease | None
+    revision: str
+    confirmed_at: float
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Release:
+    """One release, from its start to its verdict. ``beat_at`` is when its own process last said that it lives."""
+
+    id: str
+    service: str
+    model_uri: str
+    phase: Phase
+    candidate: int | None = None
+    stable_before: int | None = None
+    flow_run: str = ""
+    stage: str = ""
+    reason: str = ""
+    created_at: float = 0.0
+    beat_at: float = 0.0
+    finished_at: float | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened, in one sentence."""
+
+    at: float
+    service: str
+    kind: str
+    text: str
+    release: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+class Store(Protocol):
+    """Desired state is written by flows and the CLI, observed state by the agent; each write is one transaction."""
+
+    def revision(self) -> int:
+        """Grows with every write of desired state, so that the agent notices within one look."""
+
+    # services and versions
+    def put_service(self, service: ServiceState) -> None: ...
+    def services(self) -> list[ServiceState]: ...
+    def service(self, name: str) -> ServiceState: ...
+    def add_version(self, version: VersionState) -> VersionState:
+        """Stored with the next free number of its service."""
+
+    def versions(self, service: str | None = None) -> list[VersionState]: ...
+    def scale(self, service: str, number: int, instances: int, retire_at: float | None = None) -> None: ...
+    def put_instance(self, instance: InstanceState) -> None: ...
+    def drop_instance(self, instance_id: str) -> None: ...
+    def instances(self, service: str | None = None) -> list[InstanceState]: ...
+
+    # who gets the traffic
+    def grant(self, lease: Lease, service: str, now: float) -> None:
+        """Desired lease of a service. Raises Conflict unless ``lease.release`` is the service's running release."""
+
+    def end_lease(self, service: str) -> None: ...
+    def leases(self) -> dict[str, Lease]: ...
+    def set_stable(self, service: str, number: int, release: str | None) -> None:
+        """The stable name turns to a version and the lease ends. Raises Conflict when ``release`` no longer runs."""
+
+    def put_observed(self, observed: Observed) -> None: ...
+    def observed(self, service: str) -> Observed | None: ...
+
+    # releases
+    def begin_release(self, release: Release, now: float, stale_s: float) -> Release:
+        """Raises Conflict when another release of the service runs and was heard of within ``stale_s``."""
+
+    def update_release(self, release_id: str, **changes: Any) -> Release:
+        """Raises Conflict once it has finished."""
+
+    def finish_release(
+        self, release_id: str, phase: Phase, reason: str, now: float, evidence: dict[str, Any]
+    ) -> Release: ...
+    def attach_evidence(self, release_id: str, evidence: dict[str, Any]) -> None: ...
+    def release(self, release_id: str) -> Release: ...
+    def releases(self, service: str | None = None, limit: int = 50) -> list[Release]: ...
+
+    # what happened
+    def note(self, event: Event) -> None: ...
+    def events(self, service: str | None = None, release: str | None = None, limit: int = 100) -> list[Event]: ...
+    def first_delivery(self, delivery_id: str, now: float) -> bool:
+        """True the first time a webhook delivery is seen; false for its repetitions."""
+
+    def forget_delivery(self, delivery_id: str) -> None:
+        """It could not be acted on; its repetition is to be taken as the first."""
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """One SQL database by its SQLAlchemy URL; ``sqlite://`` lives in memory, for tests."""
+
+    url: str
+    kind: Literal["sql"] = "sql"
+
+
+def open_store(settings: StoreSettings) -> Store:
+    """The store at ``settings.url``, its tables brought up to date."""
+    from store.sql import SqlStore
+
+    return SqlStore(settings)

@@ -1,0 +1,277 @@
+"""The store on any SQL database, through SQLAlchemy Core. Each verb is one transaction."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.pool import StaticPool
+
+from rollout.errors import Conflict, NotFound, Unavailable
+from rollout.nouns import Health, Lease, Phase
+from store import tables as t
+from store.port import Event, InstanceState, Observed, Release, ServiceState, StoreSettings, VersionState
+
+R = TypeVar("R")
+ACTIVE = (Phase.PENDING, Phase.RUNNING)
+
+
+class SqlStore:
+    """Desired and observed state in one database. Safe to use from several threads and processes."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._engine = _connect(settings.url)
+        _migrate(self._engine)
+
+    @contextlib.contextmanager
+    def _begin(self, desired: bool = False) -> Iterator[sa.Connection]:
+        """A transaction; ``desired`` ones make the revision grow."""
+        try:
+            with self._engine.begin() as connection:
+                if desired:  # first, so that SQLite takes its write lock before anything is read
+                    connection.execute(t.revision.update().values(value=t.revision.c.value + 1))
+                yield connection
+        except OperationalError as error:
+            raise Unavailable(f"the state database does not answer: {error.orig}") from error
+
+    def revision(self) -> int:
+        with self._begin() as c:
+            return int(c.execute(sa.select(t.revision.c.value)).scalar_one())
+
+    # --- services and versions
+
+    def put_service(self, service: ServiceState) -> None:
+        with self._begin(desired=True) as c:
+            _put(c, t.services, {"name": service.name}, asdict(service))
+
+    def services(self) -> list[ServiceState]:
+        with self._begin() as c:
+            return [ServiceState(**r) for r in _rows(c, sa.select(t.services).order_by(t.services.c.name))]
+
+    def service(self, name: str) -> ServiceState:
+        found = {s.name: s for s in self.services()}
+        if name not in found:
+            raise NotFound(f"there is no service {name!r}; there are: {', '.join(found) or 'none yet'}")
+        return found[name]
+
+    def add_version(self, version: VersionState) -> VersionState:
+        with self._begin(desired=True) as c:
+            highest = sa.select(sa.func.max(t.versions.c.number)).where(t.versions.c.service == version.service)
+            numbered = replace(version, number=(c.execute(highest).scalar() or 0) + 1)
+            c.execute(t.versions.insert().values(**asdict(numbered)))
+            return numbered
+
+    def versions(self, service: str | None = None) -> list[VersionState]:
+        query = sa.select(t.versions).order_by(t.versions.c.service, t.versions.c.number)
+        with self._begin() as c:
+            return [VersionState(**r) for r in _rows(c, _of(query, t.versions, service))]
+
+    def scale(self, service: str, number: int, instances: int, retire_at: float | None = None) -> None:
+        same = sa.and_(t.versions.c.service == service, t.versions.c.number == number)
+        with self._begin(desired=True) as c:
+            c.execute(t.versions.update().where(same).values(instances=instances, retire_at=retire_at))
+
+    def put_instance(self, instance: InstanceState) -> None:
+        with self._begin() as c:
+            _put(c, t.instances, {"id": instance.id}, asdict(instance))
+
+    def drop_instance(self, instance_id: str) -> None:
+        with self._begin() as c:
+            c.execute(t.instances.delete().where(t.instances.c.id == instance_id))
+
+    def instances(self, service: str | None = None) -> list[InstanceState]:
+        query = sa.select(t.instances).order_by(t.instances.c.id)
+        with self._begin() as c:
+            rows = _rows(c, _of(query, t.instances, service))
+        return [InstanceState(**{**r, "health": Health(r["health"])}) for r in rows]
+
+    # --- who gets the traffic
+
+    def grant(self, lease: Lease, service: str, now: float) -> None:
+        with self._begin(desired=True) as c:
+            self._must_run(c, lease.release, service)
+            _put(c, t.leases, {"service": service}, {"service": service, **asdict(lease)})
+            c.execute(t.releases.update().where(t.releases.c.id == lease.release).values(beat_at=now))
+
+    def end_lease(self, service: str) -> None:
+        with self._begin(desired=True) as c:
+            c.execute(t.leases.delete().where(t.leases.c.service == service))
+
+    def leases(self) -> dict[str, Lease]:
+        with self._begin() as c:
+            rows = _rows(c, sa.select(t.leases))
+        return {r.pop("service"): Lease(**r) for r in rows}
+
+    def set_stable(self, service: str, number: int, release: str | None) -> None:
+        with self._begin(desired=True) as c:
+            if release is not None:
+                self._must_run(c, release, service)
+            c.execute(t.services.update().where(t.services.c.name == service).values(stable=number))
+            c.execute(t.leases.delete().where(t.leases.c.service == service))
+            kept = sa.and_(t.versions.c.service == service, t.versions.c.number == number)
+            c.execute(t.versions.update().where(kept).values(retire_at=None))
+
+    def put_observed(self, observed: Observed) -> None:
+        with self._begin() as c:
+            _put(c, t.observed, {"service": observed.service}, asdict(observed))
+
+    def observed(self, service: str) -> Observed | None:
+        with self._begin() as c:
+            rows = _rows(c, _of(sa.select(t.observed), t.observed, service))
+        for row in rows:
+            return Observed(**{**row, "lease": Lease(**row["lease"]) if row["lease"] else None})
+        return None
+
+    # --- releases
+
+    def begin_release(self, release: Release, now: float, stale_s: float) -> Release:
+        begun = replace(release, phase=Phase.RUNNING, created_at=now, beat_at=now)
+        with self._begin(desired=True) as c:
+            for other in self._active(c, release.service):
+                if now - other["beat_at"] < stale_s:
+                    raise Conflict(
+                        f"release {other['id']} of service {release.service!r} is under way (stage {other['stage']!r}); "
+                        f"wait for it, or end it with `roundhouse rollback {release.service}`"
+                    )
+                lost = f"its process was not heard of for {now - other['beat_at']:.0f} s"
+                _finish(c, other["id"], Phase.FAILED, lost, now, {})
+            c.execute(t.releases.insert().values(**asdict(begun)))
+        return begun
+
+    def update_release(self, release_id: str, **changes: Any) -> Release:
+        with self._begin(desired=True) as c:
+            self._must_run(c, release_id)
+            c.execute(t.releases.update().where(t.releases.c.id == release_id).values(**changes))
+        return self.release(release_id)
+
+    def finish_release(
+        self, release_id: str, phase: Phase, reason: str, now: float, evidence: dict[str, Any]
+    ) -> Release:
+        """Ends it and its lease in one transaction; one that has ended already stays as it is."""
+        with self._begin(desired=True) as c:
+            _finish(c, release_id, phase, reason, now, evidence)
+        return self.release(release_id)
+
+    def attach_evidence(self, release_id: str, evidence: dict[str, Any]) -> None:
+        with self._begin() as c:
+            c.execute(t.releases.update().where(t.releases.c.id == release_id).values(evidence=evidence))
+
+    def release(self, release_id: str) -> Release:
+        with self._begin() as c:
+            rows = _rows(c, sa.select(t.releases).where(t.releases.c.id == release_id))
+        if not rows:
+            raise NotFound(f"there is no release {release_id!r}")
+        return _release(rows[0])
+
+    def releases(self, service: str | None = None, limit: int = 50) -> list[Release]:
+        query = sa.select(t.releases).order_by(t.releases.c.created_at.desc()).limit(limit)
+        with self._begin() as c:
+            return [_release(r) for r in _rows(c, _of(query, t.releases, service))]
+
+    # --- what happened
+
+    def note(self, event: Event) -> None:
+        with self._begin() as c:
+            c.execute(t.events.insert().values(**asdict(event)))
+
+    def events(self, service: str | None = None, release: str | None = None, limit: int = 100) -> list[Event]:
+        query = _of(sa.select(t.events).order_by(t.events.c.id.desc()).limit(limit), t.events, service)
+        if release is not None:
+            query = query.where(t.events.c.release == release)
+        with self._begin() as c:
+            rows = _rows(c, query)
+        return [Event(**{k: v for k, v in r.items() if k != "id"}) for r in rows]
+
+    def first_delivery(self, delivery_id: str, now: float) -> bool:
+        try:
+            with self._begin() as c:
+                c.execute(t.deliveries.insert().values(id=delivery_id, at=now))
+        except IntegrityError:
+            return False
+        return True
+
+    def forget_delivery(self, delivery_id: str) -> None:
+        with self._begin() as c:
+            c.execute(t.deliveries.delete().where(t.deliveries.c.id == delivery_id))
+
+    def _active(self, c: sa.Connection, service: str) -> list[dict[str, Any]]:
+        running = sa.and_(t.releases.c.service == service, t.releases.c.phase.in_(ACTIVE))
+        return _rows(c, sa.select(t.releases).where(running))
+
+    def _must_run(self, c: sa.Connection, release_id: str, service: str | None = None) -> None:
+        """A release that was ended by somebody else may not move traffic any more."""
+        rows = _rows(c, sa.select(t.releases).where(t.releases.c.id == release_id))
+        if not rows or rows[0]["phase"] not in ACTIVE or service not in (None, rows[0]["service"]):
+            state = f"has ended ({rows[0]['phase']}: {rows[0]['reason']})" if rows else "is not known"
+            raise Conflict(f"release {release_id} {state}; it may not move traffic")
+
+
+def _connect(url: str) -> sa.Engine:
+    if not url.startswith("sqlite"):
+        return sa.create_engine(url, pool_pre_ping=True)
+    if url in ("sqlite://", "sqlite:///:memory:"):
+        return sa.create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+    Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(url, connect_args={"timeout": 15})
+
+    @sa.event.listens_for(engine, "connect")
+    def _pragmas(connection: Any, _: Any) -> None:  # readers never wait for a writer; a power cut loses nothing old
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    return engine
+
+
+def _migrate(engine: sa.Engine) -> None:
+    """Bring the tables up to date, once; processes that start together wait for one another."""
+    from alembic import command
+    from alembic.config import Config
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    head = ScriptDirectory.from_config(config).get_current_head()
+    for attempt in range(20):
+        try:
+            with engine.begin() as connection:
+                if MigrationContext.configure(connection).get_current_revision() == head:
+                    return
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+                return
+        except (OperationalError, IntegrityError):  # another process is doing the same
+            if attempt == 19:
+                raise
+            time.sleep(0.25)
+
+
+def _rows(connection: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:
+    return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _of(query: sa.Select[Any], table: sa.Table, service: str | None) -> sa.Select[Any]:
+    return query if service is None else query.where(table.c.service == service)
+
+
+def _put(connection: sa.Connection, table: sa.Table, key: dict[str, Any], values: dict[str, Any]) -> None:
+    same = sa.and_(*(table.c[name] == value for name, value in key.items()))
+    if connection.execute(table.update().where(same).values(**values)).rowcount == 0:
+        connection.execute(table.insert().values(**values))
+
+
+def _finish(c: sa.Connection, release_id: str, phase: Phase, reason: str, now: float, evidence: dict[str, Any]) -> None:
+    open_one = sa.and_(t.releases.c.id == release_id, t.releases.c.phase.in_(ACTIVE))
+    ended = {"phase": phase, "reason": reason, "finished_at": now, "evidence": evidence}
+    if c.execute(t.releases.update().where(open_one).values(**ended)).rowcount:
+        c.execute(t.leases.delete().where(t.leases.c.release == release_id))
+
+
+def _release(row: dict[str, Any]) -> Release:
+    return Release(**{**row, "phase": Phase(row["phase"])})

@@ -1,0 +1,25 @@
+"""Whether the engine in service is what a build would make now."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from configs.order import Order
+from engines.port import open_engine
+from model_registry.port import open_registry
+from store.port import open_store
+
+
+@task(cache_policy=NO_CACHE, timeout_seconds=3600)
+def out_of_date(order: Order) -> str:
+    """Why the engine of the version in service should be rebuilt; empty when it need not."""
+    store = open_store(order.stack.store())
+    stable = store.service(order.service.name).stable
+    serving = {v.number: v for v in store.versions(order.service.name)}.get(stable or 0)
+    if serving is None:
+        return f"{order.service.name} has no version in service"
+    model = open_registry(order.stack.registry()).fetch(order.model, lambda what, share: None)
+    wanted = open_engine(order.spec.kind, order.stack.engines()).plan(model, order.spec).digest
+    present = str(serving.engine["digest"])
+    return "" if wanted == present else f"engine {present[:12]} is in service, a build now makes {wanted[:12]}"

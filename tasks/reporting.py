@@ -1,0 +1,119 @@
+"""What a release leaves behind for people: a page in the Prefect UI, a run in MLflow, and the store's evidence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from configs.order import Order
+from loadtest.port import LoadReport
+from model_registry.port import ReleaseRun, open_registry
+from rollout.nouns import Engine, ModelVersion, Verdict, Version
+from store.port import open_store
+from tasks.pictures import draw_release
+from tasks.serving import report_directory
+from tasks.ticket import Ticket
+from tasks.traffic import Stretch
+
+
+@task(cache_policy=NO_CACHE)
+def report(
+    order: Order,
+    ticket: Ticket,
+    model: ModelVersion,
+    engine: Engine,
+    candidate: Version,
+    load: LoadReport | None,
+    stretches: list[Stretch],
+    verdict: Verdict,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """Write the evidence to the store, the run to MLflow, and an artifact that tells what happened."""
+    release = open_store(order.stack.store()).release(ticket.release)
+    evidence = {
+        "release": release.id,
+        "service": release.service,
+        "outcome": str(release.phase),
+        "reason": release.reason,
+        "model": model.uri,
+        "engine": {"digest": engine.digest, "cached": engine.cached, "size": engine.size, "build_s": engine.build_s},
+        "stable": ticket.stable,
+        "candidate": candidate.number,
+        "policy": order.policy_name,
+        "findings": [asdict(f) for f in verdict.findings],
+        "stages": [{"stage": s.stage, "outcome": str(s.verdict.outcome), "seconds": s.seconds} for s in stretches],
+        "stress": None if load is None else _numbers(load),
+        "seconds": seconds,
+    }
+    directory = report_directory(order, ticket)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "release.json").write_text(json.dumps(evidence, indent=1))
+    picture = draw_release(stretches, directory / "release.svg", f"{release.service}: {release.phase}")
+    open_store(order.stack.store()).attach_evidence(ticket.release, evidence)
+    create_markdown_artifact(markdown(evidence), key=f"release-{release.service}", description=release.reason[:200])
+    open_registry(order.stack.registry()).log_release(_run(order, evidence, load, stretches, picture))
+    return evidence
+
+
+def markdown(evidence: dict[str, Any]) -> str:
+    """The release as a page for a reader who opens no log."""
+    head = (
+        f"# {evidence['service']}: {evidence['outcome']}\n\n{evidence['reason']}\n\n"
+        f"Model `{evidence['model']}`, engine `{evidence['engine']['digest'][:12]}`, version {evidence['candidate']} "
+        f"against {evidence['stable'] or 'none'}, policy `{evidence['policy']}`, release `{evidence['release']}`.\n\n"
+    )
+    findings = "".join(
+        f"| {f['metric']} | {f['outcome']} | {_cell(f['stable'])} | {_cell(f['candidate'])} | {_cell(f['low'])} to "
+        f"{_cell(f['high'])} | {_cell(f['margin'])} | {f['n_stable']} / {f['n_candidate']} |\n"
+        for f in evidence["findings"]
+    )
+    table = (
+        "| metric | says | stable | candidate | interval | bound | samples |\n|---|---|---|---|---|---|---|\n"
+        + findings
+    )
+    times = "".join(f"| {name} | {value:.1f} |\n" for name, value in evidence["seconds"].items())
+    return head + (table if findings else "") + "\n| phase | seconds |\n|---|---|\n" + times
+
+
+def _run(
+    order: Order, evidence: dict[str, Any], load: LoadReport | None, stretches: list[Stretch], picture: Path
+) -> ReleaseRun:
+    looks = [look for stretch in stretches for look in stretch.looks]
+    metrics = [(name, step, value) for step, look in enumerate(looks) for name, value in look.numbers.items()]
+    metrics += [("canary_percent", step, look.canary_permille / 10) for step, look in enumerate(looks)]
+    metrics += [(f"seconds_{name}", 0, value) for name, value in evidence["seconds"].items()]
+    metrics += [(f"stress_{name}", 0, value) for name, value in (evidence["stress"] or {}).items()]
+    files = {"release": str(picture)} if picture.exists() else {}
+    return ReleaseRun(
+        name=evidence["release"],
+        params={
+            "service": evidence["service"],
+            "model": evidence["model"],
+            "engine": order.engine_name,
+            "policy": order.policy_name,
+            **{f"spec.{k}": v for k, v in asdict(order.spec).items() if k != "faults"},
+        },
+        metrics=tuple(metrics),
+        texts={"release.json": json.dumps(evidence, indent=1), "release.md": markdown(evidence)},
+        files={**files, **({"stress": load.page} if load else {})},
+        tags={"roundhouse.service": evidence["service"], "roundhouse.verdict": evidence["outcome"]},
+    )
+
+
+def _numbers(load: LoadReport) -> dict[str, float]:
+    flat = {"requests": load.requests, "failed": load.failed, "cut": load.cut}
+    flat |= {"requests_per_s": load.requests_per_s, "tokens_per_s": load.tokens_per_s}
+    for name, quantiles in (("ttft", load.ttft), ("tpot", load.tpot), ("e2e", load.e2e)):
+        if quantiles is not None:
+            flat |= {f"{name}_p50": quantiles.p50, f"{name}_p95": quantiles.p95}
+    return {name: float(value) for name, value in flat.items()}
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -1,0 +1,81 @@
+"""Versions and their instances: declare them, wait for what the agent makes of it, try them alone."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from configs.order import Order
+from gateway.tokens import TokenFile
+from loadtest.port import LoadPlan, LoadReport, open_loadtest
+from rollout.judge import judge_alone
+from rollout.nouns import Engine, ModelVersion, Outcome, Sample, Verdict, Version
+from rollout.policy import Policy
+from store.port import VersionState, open_store
+from store.steer import wait_ready
+from tasks.ticket import Ticket, as_plain, tell
+
+
+@task(cache_policy=NO_CACHE)
+def deploy(order: Order, model: ModelVersion, engine: Engine, ticket: Ticket) -> Version:
+    """Declare a new version with its instances; the agent starts them."""
+    store = open_store(order.stack.store())
+    TokenFile(order.stack.secrets / "tokens.json").ensure(order.service.name)
+    wanted = VersionState(
+        service=order.service.name,
+        number=0,
+        model_uri=model.uri,
+        engine=as_plain(engine),
+        spec=as_plain(order.spec),
+        instances=order.service.instances,
+        warm_up_requests=order.policy.warm_up_requests,
+        created_at=time.time(),
+    )
+    version = store.add_version(wanted)
+    store.update_release(ticket.release, candidate=version.number, stage="start", beat_at=time.time())
+    return Version(version.service, version.number, version.model_uri, engine.digest)
+
+
+@task(cache_policy=NO_CACHE, timeout_seconds=1800)
+def warm_up(order: Order, version: Version, ticket: Ticket) -> Version:
+    """Wait until every instance is loaded and warmed up. Raises Unavailable when one keeps dying."""
+    store = open_store(order.stack.store())
+    tell(store, ticket, "warm up")
+    ready = wait_ready(store, version.service, version.number, order.service.instances, timeout_s=900.0)
+    for instance in store.instances(version.service):
+        if instance.version == version.number:
+            get_run_logger().info("%s is ready on port %d, warm-up %s", instance.id, instance.port, instance.warm_up)
+    return ready
+
+
+@task(cache_policy=NO_CACHE, timeout_seconds=7200)
+def stress(order: Order, version: Version, ticket: Ticket) -> LoadReport | None:
+    """Load the candidate directly while it carries no user's request."""
+    load = order.policy.stress
+    if load is None:
+        return None
+    tell(open_store(order.stack.store()), ticket, "stress")
+    target = version.ready[0]
+    plan = LoadPlan(f"http://{target.host}:{target.port}", load.users, load.duration_s, load.max_tokens)
+    directory = order.stack.home / "reports" / ticket.release / "stress"
+    return open_loadtest(order.stack.loadtest()).run(plan, str(directory), lambda second: None)
+
+
+def alone(report: LoadReport | None, policy: Policy) -> Verdict:
+    """What the stress test says of the candidate by itself: it must answer, and fail no more than the margin."""
+    if report is None:
+        return Verdict(Outcome.PROMOTE, "no stress test was asked for")
+    bad = min(report.failed + report.cut, report.requests)
+    samples = tuple(Sample(0.0, 0, False, i < bad, None, None, None) for i in range(report.requests))
+    verdict = judge_alone(samples, policy.errors.allow, least=1)
+    if verdict.outcome is Outcome.UNDECIDED:
+        return Verdict(Outcome.ROLL_BACK, "the stress test got no answer at all")
+    return Verdict(verdict.outcome, f"stress test: {verdict.reason}")
+
+
+def report_directory(order: Order, ticket: Ticket) -> Path:
+    """Where a release's files are kept."""
+    return order.stack.home / "reports" / ticket.release

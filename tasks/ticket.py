@@ -1,0 +1,59 @@
+"""A release under way: its row in the store, and what carries it from task to task."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import asdict, dataclass, field
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from configs.order import Order
+from rollout.nouns import Phase
+from store.port import Release, ServiceState, Store, open_store
+
+STALE_S = 60.0  # a release of which nothing was heard for so long does not block the next
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """The release's id, its service, the version in service when it began (None: none yet), and when that was."""
+
+    release: str
+    service: str
+    stable: int | None
+    began: float
+    marks: dict[str, float] = field(default_factory=dict)
+
+
+@task(cache_policy=NO_CACHE, task_run_name="begin-{order.service.name}")
+def begin(order: Order) -> Ticket:
+    """Take the service for this release. Raises Conflict while another release of it is under way."""
+    store, now = open_store(order.stack.store()), time.time()
+    known = {s.name: s for s in store.services()}
+    stable = known[order.service.name].stable if order.service.name in known else None
+    file = order.service
+    store.put_service(ServiceState(file.name, stable, file.response_timeout_s, file.body_limit_bytes))
+    release = Release(
+        id=f"{file.name}-{uuid.uuid4().hex[:8]}",
+        service=file.name,
+        model_uri=order.model,
+        phase=Phase.PENDING,
+        stable_before=stable,
+        flow_run=str(flow_run.id or ""),
+        stage="fetch",
+    )
+    store.begin_release(release, now, STALE_S)
+    return Ticket(release.id, file.name, stable, now)
+
+
+def tell(store: Store, ticket: Ticket, stage: str) -> None:
+    """Say where the release stands, and that it lives. Raises Conflict when somebody ended it."""
+    store.update_release(ticket.release, stage=stage, beat_at=time.time())
+
+
+def as_plain(value: object) -> dict[str, object]:
+    """A dataclass as the JSON-ready mapping that the store keeps."""
+    return asdict(value)  # type: ignore[call-overload]

@@ -1,0 +1,26 @@
+"""Fixtures that many folders of tests share. They choose settings and files; they patch nothing."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from model_registry.sample import sample_model_file
+
+
+@pytest.fixture(scope="session")
+def sample_gguf() -> Path:
+    """The sample model's one file, fetched once into the cache and checked by its digest."""
+    cache = Path(os.environ.get("ROUNDHOUSE_CACHE", Path(__file__).parent.parent / ".roundhouse" / "cache"))
+    return sample_model_file(cache, lambda what, share: None)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody holds at this moment."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
