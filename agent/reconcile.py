@@ -17,7 +17,7 @@ from agent.lifecycle import Bounds, Do, Seen, next_state
 from agent.probes import Probes
 from agent.routes import gateway_state
 from engines.port import RESERVED_PORTS, EngineKind, EngineSettings, EngineSpec, Faults, open_engine
-from gateway.port import Gateway, GatewayRefused, GatewayState, ServiceRoute
+from gateway.port import Gateway, GatewayState, ServiceRoute
 from gateway.tokens import TokenFile
 from platforms.port import InstanceSpec, Platform, Running
 from rollout.errors import RoundhouseError, Unavailable
@@ -186,7 +186,7 @@ class Reconciler:
             return
         try:
             applied = p.gateway.apply(state)
-        except (GatewayRefused, Unavailable) as error:
+        except RoundhouseError as error:
             self._refused = (state, now)
             self._observe(state.services, "", str(error))
             log.error("%s", error)

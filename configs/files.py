@@ -132,8 +132,8 @@ class RolloutFile(Config):
             "keep_warm_s",
         )
         return Policy(
-            steps=tuple(_permille("steps_percent", share) for share in self.steps_percent),
-            mirror=_permille("mirror_percent", self.mirror_percent),
+            steps=tuple(permille("steps_percent", share) for share in self.steps_percent),
+            mirror=permille("mirror_percent", self.mirror_percent),
             ttft=Margin(**self.margins.ttft.model_dump()),
             tpot=Margin(**self.margins.tpot.model_dump()),
             errors=errors,
@@ -191,11 +191,12 @@ def _path(folder: str, name: str) -> Path:
     return path
 
 
-def _permille(field: str, percent: float) -> int:
-    permille = round(percent * 10)
-    if abs(permille - percent * 10) > 1e-6:
-        raise Refused(field, percent, "shares go in steps of 0.1 %", f"use {permille / 10:g}")
-    return permille
+def permille(field: str, percent: float) -> int:
+    """A share in permille. Raises Refused when it is not in steps of 0.1 %."""
+    nearest = round(percent * 10)
+    if abs(nearest - percent * 10) > 1e-6:
+        raise Refused(field, percent, "shares go in steps of 0.1 %", f"use {nearest / 10:g}")
+    return nearest
 
 
 def _stress(name: str | None) -> Stress | None:

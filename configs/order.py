@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from configs.files import ServiceFile, load_engine, load_rollout, load_service
+from configs.files import ServiceFile, load_engine, load_load, load_rollout, load_service
 from configs.stack import Stack, load_stack
 from engines.port import EngineSpec
-from rollout.errors import Refused
+from loadtest.port import LoadPlan
+from rollout.errors import NotFound, Refused
+from rollout.nouns import Health
 from rollout.policy import Policy
+from store.port import open_store
 
 
 @dataclass(frozen=True)
@@ -34,3 +37,19 @@ def order(service: str, model: str = "", engine: str = "", rollout: str = "") ->
     engine_name, policy_name = engine or file.engine, rollout or file.rollout
     spec, policy = load_engine(engine_name).spec(), load_rollout(policy_name).policy()
     return Order(load_stack(), file, uri, engine_name, spec, policy_name, policy)
+
+
+def load_order(stack: Stack, service: str, version: int, load: str, now: float) -> tuple[LoadPlan, str]:
+    """The load test of one ready instance of a version (0: the one in service), and where its files go.
+
+    Raises NotFound when the version has no ready instance.
+    """
+    file, store = load_load(load), open_store(stack.store())
+    number = version or store.service(service).stable
+    ready = [i for i in store.instances(service) if i.health is Health.READY]
+    target = next((i for i in ready if i.version == number), None)
+    if target is None:
+        running = ", ".join(str(n) for n in sorted({i.version for i in ready})) or "none"
+        raise NotFound(f"version {number} of {service!r} has no ready instance; versions that have one: {running}")
+    plan = LoadPlan(f"http://{target.host}:{target.port}", file.users, file.duration_s, file.max_tokens, file.api)
+    return plan, str(stack.home / "reports" / f"stress-{service}-v{number}-{int(now)}")

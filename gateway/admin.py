@@ -27,15 +27,21 @@ class Admin:
         listed = self._get("/stats", {"filter": pattern, "format": "json"})["stats"]
         return {entry["name"]: entry["value"] for entry in listed if "name" in entry}
 
-    def routes(self) -> list[dict[str, Any]]:
-        """The route configurations in force, as Envoy shows them (tokens redacted by it)."""
+    def routes(self, name: str) -> list[dict[str, Any]]:
+        """The routes in force of the route configuration ``name``, as Envoy shows them (tokens redacted by it)."""
         dump = self._get("/config_dump", {"resource": "dynamic_route_configs"})
-        return [config["route_config"] for config in dump.get("configs", []) if "route_config" in config]
+        configs = [config.get("route_config", {}) for config in dump.get("configs", [])]
+        hosts = [host for config in configs if config.get("name") == name for host in config["virtual_hosts"]]
+        return [route for host in hosts for route in host["routes"]]
 
     def hosts(self, cluster: str) -> list[dict[str, Any]]:
         """The state of each host of ``cluster``."""
         statuses = self._get("/clusters", {"format": "json"}).get("cluster_statuses", [])
         return [host for s in statuses if s["name"] == cluster for host in s.get("host_statuses", [])]
+
+    def live(self) -> bool:
+        """Whether Envoy has its configuration and listens."""
+        return self._get("/server_info", {}).get("state") == "LIVE"
 
     def reopen_logs(self) -> None:
         """Let Envoy open its log files anew, after a rename."""

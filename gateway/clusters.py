@@ -91,7 +91,10 @@ def mirror_doc(service: str) -> Doc:
         "circuit_breakers": {
             "thresholds": [{"max_requests": MIRROR_IN_FLIGHT, "max_pending_requests": MIRROR_IN_FLIGHT}]
         },
-        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]},
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+        },
         "transport_socket": {
             "name": "envoy.transport_sockets.internal_upstream",
             "typed_config": {
@@ -124,11 +127,31 @@ def assignment_doc(service: str, backend: Backend) -> Doc:
 
 
 def _endpoint_doc(version: int, endpoint: Endpoint) -> Doc:
+    address = {"socket_address": {"address": endpoint.host, "port_value": endpoint.port}}
     return {
-        "endpoint": {"address": {"socket_address": {"address": endpoint.host, "port_value": endpoint.port}}},
+        "endpoint": {"address": address, "hostname": endpoint.instance},  # the admin interface shows the host name
         "health_status": "DRAINING" if endpoint.draining else "HEALTHY",
         "metadata": {"filter_metadata": {METADATA: {"version": str(version), "instance": endpoint.instance}}},
     }
+
+
+def bridge(old: Doc, new: Doc) -> tuple[Doc, int] | None:
+    """Where ``new`` adds endpoints and takes others out of service: all of them together, and how many were added.
+
+    An added endpoint gets no request before its first health check, so the others must not go before that.
+    """
+    held, wanted = _by_address(old), _by_address(new)
+    added = wanted.keys() - held.keys()
+    leaving = [a for a, e in held.items() if a not in wanted or wanted[a]["health_status"] != e["health_status"]]
+    if not added or not leaving:
+        return None
+    endpoints = [*held.values(), *(wanted[address] for address in sorted(added))]
+    return {**new, "endpoints": [{"lb_endpoints": endpoints}]}, len(added)
+
+
+def _by_address(assignment: Doc) -> dict[str, Doc]:
+    endpoints = [e for group in assignment.get("endpoints", []) for e in group["lb_endpoints"]]
+    return {str(e["endpoint"]["address"]): e for e in endpoints}
 
 
 def eds_file(cluster: str) -> str:

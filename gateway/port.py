@@ -91,18 +91,20 @@ class Record:
     bytes_out: int
     tokens_in: int | None
     tokens_out: int | None
+    arm: int | None = None  # the version that the split chose; ``version`` is another one after a failover
+    attempts: int = 1  # more than 1 after retries; 0 where no instance was asked
 
 
 @dataclass(frozen=True)
 class Cursor:
     """Where reading of the records stopped; give it back to read on."""
 
-    file: int = 0  # identity of the log file
+    file: int = 0  # number of the log file
     offset: int = 0
 
 
 class GatewayRefused(RoundhouseError):
-    """The proxy (or our own check) said no; the old state is in force. ``reason`` is the proxy's own text."""
+    """The proxy said no; the old state is in force. ``reason`` is the proxy's own text."""
 
     exit_code = 7
 
@@ -115,7 +117,7 @@ class Gateway(Protocol):
     """The verbs. Implementations: ``envoy.EnvoyGateway``, ``memory.MemoryGateway``."""
 
     def apply(self, state: GatewayState) -> Applied:
-        """Make ``state`` so; return when it is in force. Raises GatewayRefused, Unavailable."""
+        """Make ``state`` so; return when it is in force. Raises Refused, GatewayRefused, Unavailable, Conflict."""
 
     def read(self) -> dict[str, Split]:
         """What is in force now, by service. Raises Unavailable."""

@@ -6,61 +6,169 @@ warm, routes, and only then the clusters that no route names any more, once they
 
 from __future__ import annotations
 
+import re
 import time
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 from gateway import files
 from gateway.admin import Admin, Stats
-from gateway.clusters import eds_file
+from gateway.clusters import bridge, eds_file
+from gateway.names import LISTENER, MIRROR_LISTENER
 from gateway.port import GatewayRefused
-from gateway.render import CDS, LDS, RDS, RDS_MIRROR, Layout
+from gateway.render import CDS, RDS, RDS_MIRROR, Layout
+from rollout.errors import Unavailable
 
 Doc = dict[str, Any]
 WARMING = "cluster_manager.warming_clusters"
-_SUBSCRIPTIONS = {CDS: "cluster_manager.cds", RDS: "http.gw.rds.gateway", RDS_MIRROR: "http.mirror.rds.mirror"}
-_REASON_WAIT_S = 1.0  # Envoy flushes its log ten times a second
+_POLL_S = 0.002
+_REASON_WAIT_S = 1.0  # Envoy writes its log out ten times a second
+_UNDO_WAIT_S = 1.0
+_HEALTH_WAIT_S = 2.0  # an instance that is not healthy by then is not waited for
+_LOG_PREFIX = re.compile(r"^(\[[^\]]*\]\s*)+")
 
 
 class Push:
     """Writes what differs from the disk, waits until Envoy confirms each step, and can put everything back."""
 
-    def __init__(self, layout: Layout, admin: Admin, revision: str, timeout_s: float) -> None:
-        self._layout, self._admin, self._revision = layout, admin, revision
-        self._timeout_s = timeout_s
-        self._log_from = _size(layout.envoy_log)
-        self._before: dict[str, bytes | None] = {}  # in the order of writing
+    def __init__(self, layout: Layout, admin: Admin, timeout_s: float) -> None:
+        self._layout, self._admin, self._timeout_s = layout, admin, timeout_s
+        self._before: dict[str, bytes | None] = {}  # what each written file held, in the order of writing
+        self._refusals: dict[str, int] = {}
+        self._log_from = 0
 
     def make(self, rendered: dict[str, Doc]) -> None:
         """Bring Envoy to ``rendered``. Raises GatewayRefused with Envoy's reason, Unavailable."""
-        self._admin.stats([WARMING])  # an Envoy that does not answer is found out before anything is written
-        clusters = _by_name(rendered[CDS])
-        held = _by_name(files.parsed(files.read(self._layout.xds / CDS)) or {})
-        endpoints = [name for name in rendered if name.startswith("eds-")]
-        known = {eds_file(name) for name in held}
-        self._step({n: rendered[n] for n in endpoints}, confirm=lambda name: name in known)
-        self._step({CDS: _discovery(self._revision, {**held, **clusters})}, also=set(endpoints) - known)
-        self._step({RDS_MIRROR: rendered[RDS_MIRROR]})
-        self._step({RDS: rendered[RDS]})
-        self._retire({**held, **clusters}, set(held) - set(clusters))
+        self._log_from = len(files.read(self._layout.envoy_log) or b"")
+        self._refusals = self._count_refusals(rendered)  # an Envoy that does not answer is found out here
+        held, wanted = _by_name(self._on_disk(CDS)), _by_name(rendered[CDS])
+        endpoints = {name: doc for name, doc in rendered.items() if name.startswith("eds-")}
+        fresh = endpoints.keys() - {eds_file(name) for name in held}
+        self._bridge({name: doc for name, doc in endpoints.items() if name not in fresh})
+        self._confirm(self._write(endpoints) - fresh)
+        if self._write({CDS: _clusters(rendered[CDS], {**held, **wanted})}):
+            self._confirm({CDS} | fresh)
+        for name in (RDS_MIRROR, RDS):
+            self._confirm(self._write({name: rendered[name]}))
+        self._retire(rendered[CDS], held, wanted)
 
     def undo(self) -> None:
-        """Put back every file written, last first, and wait for Envoy to hold them again as far as it answers."""
+        """Put back every file that was written, last first, each held by Envoy again before the next where it can."""
         for name, content in reversed(self._before.items()):
             path = self._layout.xds / name
             if content is None:
                 path.unlink(missing_ok=True)
-            else:
-                files.put(path, content)
+                continue
+            files.put(path, content)
+            self._settle(name)
 
-    def _step(self, docs: dict[str, Doc], confirm=lambda name: True, also: set[str] = frozenset()) -> None:
-        """Write those of ``docs`` that differ, then wait for the ones to ``confirm`` and for ``also``."""
-        changed = {name: doc for name, doc in docs.items() if self._differs(name, doc)}
-        awaited = {name for name in changed if confirm(name)}
-        if awaited:
-            awaited |= also
-        before = self._stats(awaited) if awaited else {}
+    def _bridge(self, endpoints: dict[str, Doc]) -> None:
+        """Add endpoints before others leave, and give them the time of a health check."""
+        bridges = {}
+        for name, doc in endpoints.items():
+            (old,) = self._on_disk(name).get("resources") or [{}]
+            if found := bridge(old, doc["resources"][0]):
+                bridges[name] = ({**doc, "resources": [found[0]]}, found[1])
+        if not bridges:
+            return
+        healthy = {f"{_subscription(name)}.membership_healthy": added for name, (_, added) in bridges.items()}
+        before = self._admin.stats(list(healthy))
+        self._confirm(self._write({name: doc for name, (doc, _) in bridges.items()}))
+        deadline = time.monotonic() + _HEALTH_WAIT_S
+        while time.monotonic() < deadline:
+            now = self._admin.stats(list(healthy))
+            if all(now.get(stat, 0) >= before.get(stat, 0) + added for stat, added in healthy.items()):
+                return
+            time.sleep(_POLL_S)
+
+    def _retire(self, rendered: Doc, held: dict[str, Doc], wanted: dict[str, Doc]) -> None:
+        """Drop the clusters that nothing names any more; those with open requests wait for a later change."""
+        unused = held.keys() - wanted.keys()
+        if not unused:
+            return
+        active = self._admin.stats([f"cluster.{name}.upstream_rq_active" for name in unused])
+        busy = {name: held[name] for name in unused if active.get(f"cluster.{name}.upstream_rq_active", 0)}
+        self._confirm(self._write({CDS: _clusters(rendered, {**busy, **wanted})}))
+        for name in unused - busy.keys():
+            (self._layout.xds / eds_file(name)).unlink(missing_ok=True)
+
+    def _write(self, docs: dict[str, Doc]) -> set[str]:
+        """Write those of ``docs`` whose resources differ from the disk; their names."""
+        changed = {name: doc for name, doc in docs.items() if self._on_disk(name).get("resources") != doc["resources"]}
         for name, doc in changed.items():
-            self._write(name, doc)
-        if awaited:
-            self._wait(awaited, before)
+            path = self._layout.xds / name
+            self._before.setdefault(name, files.read(path))
+            files.put(path, files.as_json(doc))
+        return set(changed)
+
+    def _confirm(self, names: set[str]) -> None:
+        """Wait until Envoy holds the files ``names`` and no cluster is warming."""
+        deadline = time.monotonic() + self._timeout_s
+        while names:
+            stats = self._admin.stats([WARMING, *(s for n in names for s in _stats_of(n))])
+            refused = [n for n in names if _refusals(stats, n) > self._refusals.get(n, 0)]
+            if refused:
+                raise GatewayRefused(self._reason(refused))
+            if not stats.get(WARMING) and all(self._holds(stats, name) for name in names):
+                return
+            if time.monotonic() > deadline:
+                missing = sorted(n for n in names if not self._holds(stats, n)) or ["clusters still warming"]
+                raise GatewayRefused(f"no confirmation within {self._timeout_s} s of {', '.join(missing)}")
+            time.sleep(_POLL_S)
+
+    def _settle(self, name: str) -> None:
+        deadline = time.monotonic() + _UNDO_WAIT_S
+        try:
+            while not self._holds(self._admin.stats(_stats_of(name)), name) and time.monotonic() < deadline:
+                time.sleep(_POLL_S)
+        except Unavailable:
+            return  # an Envoy that comes back reads the files that now lie there
+
+    def _holds(self, stats: Stats, name: str) -> bool:
+        return stats.get(f"{_subscription(name)}.version_text") == self._on_disk(name).get("version_info")
+
+    def _count_refusals(self, names: Iterable[str]) -> dict[str, int]:
+        names = list(names)
+        stats = self._admin.stats([s for name in names for s in _stats_of(name)])
+        return {name: _refusals(stats, name) for name in names}
+
+    def _reason(self, refused: list[str]) -> str:
+        """Envoy's own words: for files they stand only in its log."""
+        deadline = time.monotonic() + _REASON_WAIT_S
+        while time.monotonic() < deadline:
+            written = (files.read(self._layout.envoy_log) or b"")[self._log_from :].decode(errors="replace")
+            lines = [line for line in written.splitlines() if "rejected" in line or "failure" in line]
+            if lines:
+                return _LOG_PREFIX.sub("", lines[-1])
+            time.sleep(0.02)
+        return f"{', '.join(refused)} rejected, without a reason in Envoy's log"
+
+    def _on_disk(self, name: str) -> Doc:
+        return files.parsed(files.read(self._layout.xds / name)) or {}
+
+
+def _by_name(discovery: Doc) -> dict[str, Doc]:
+    return {resource["name"]: resource for resource in discovery.get("resources", [])}
+
+
+def _clusters(discovery: Doc, clusters: dict[str, Doc]) -> Doc:
+    """``discovery`` with these clusters, in one order however they came together."""
+    return {**discovery, "resources": [clusters[name] for name in sorted(clusters)]}
+
+
+def _subscription(name: str) -> str:
+    """Where Envoy counts what became of a file."""
+    known = {
+        CDS: "cluster_manager.cds",
+        RDS: f"http.gw.rds.{LISTENER}",
+        RDS_MIRROR: f"http.mirror.rds.{MIRROR_LISTENER}",
+    }
+    return known.get(name) or f"cluster.{name.removeprefix('eds-').removesuffix('.json')}"
+
+
+def _stats_of(name: str) -> list[str]:
+    return [f"{_subscription(name)}.{what}" for what in ("version_text", "update_rejected", "update_failure")]
+
+
+def _refusals(stats: Stats, name: str) -> int:
+    return sum(int(stats.get(f"{_subscription(name)}.{what}", 0)) for what in ("update_rejected", "update_failure"))

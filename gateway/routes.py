@@ -139,15 +139,15 @@ def _forwarding(service: ServiceRoute) -> Doc:
 
 def _waiting(service: ServiceRoute) -> Doc:
     """Bounds on silence, none on length: streams may last. Retries only of what reached no engine."""
-    limit = seconds(service.response_timeout_s)
     return {
         "timeout": "0s",
-        "idle_timeout": seconds(service.response_timeout_s + 1),  # the net behind the two limits per try
+        "idle_timeout": seconds(service.response_timeout_s + 1),  # the net behind the limit per try
         "retry_policy": {
             "retry_on": "connect-failure,refused-stream,reset-before-request",
             "num_retries": 6,
-            "per_try_timeout": limit,  # ends with the answer's headers
-            "per_try_idle_timeout": limit,  # between bytes, and for servers that send headers before the first token
+            # To the first byte and between bytes, sent after the headers or before. With a `per_try_timeout` of the same
+            # length beside it, it did not fire inside answers.
+            "per_try_idle_timeout": seconds(service.response_timeout_s),
             "retry_back_off": {"base_interval": "0.05s", "max_interval": "0.5s"},
             "retry_host_predicate": [_other_host()],
             "host_selection_retry_max_attempts": "3",

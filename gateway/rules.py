@@ -104,7 +104,7 @@ def _check_lease(where: str, lease: Lease, stable: int | None, versions: list[in
         raise Refused(where, lease.release, "a service without a stable version has nothing to fall back on", fix)
     _known(f"{where}: candidate", lease.candidate, versions)
     if lease.candidate == stable:
-        raise Refused(f"{where}: candidate", stable, "the candidate is the stable version itself", "name another version")
+        raise Refused(f"{where}: candidate", stable, "it is the stable version itself", "name another version")
     _between(f"{where}: canary_permille", lease.canary_permille, 0, FULL)
     _between(f"{where}: mirror_permille", lease.mirror_permille, 0, FULL)
     if lease.until_ms <= lease.from_ms:

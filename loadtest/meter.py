@@ -23,6 +23,7 @@ class Meter:
     status: int = 0
     error: str = ""
     ended: bool = False  # the answer came to its proper end
+    broken: bool = False  # an error object came where the next token should have been
     end: float | None = None
     first: float | None = None
     last: float | None = None
@@ -42,16 +43,18 @@ class Meter:
             self.chunks += 1
             return 1
         if message := wire.error_in(event):
-            self.error = f"error in the stream: {message}"
+            self.error, self.broken = f"error in the stream: {message}", True
         return 0
 
     def see_whole(self, at: float, answer: bytes) -> None:
         """Take an answer that did not stream, or the body of a refusal."""
         self.ended, self.end, self.counts = True, at, answer
         self.chunks = int(wire.has_token(answer))
-        message = wire.error_in(answer) or " ".join(answer[:80].decode("utf-8", "replace").split())
+        message = wire.error_in(answer)
         if self.status != 200:
-            self.error = f"HTTP {self.status}: {message}"
+            self.error = f"HTTP {self.status}: {message or ' '.join(answer[:80].decode('utf-8', 'replace').split())}"
+        elif message:
+            self.error = f"error in the answer: {message}"
 
     @property
     def tokens(self) -> int:
@@ -61,8 +64,9 @@ class Meter:
 
     def sample(self) -> Sample:
         """What was seen, once nothing more will come. TTFT from the send, TPOT = (t_n - t_1) / (N - 1), N >= 2."""
-        tokens, cut = self.tokens, self.status == 200 and not self.ended
-        error = self.error or ("cut" if cut else "") or ("" if tokens else "no token")
+        tokens, cut = self.tokens, self.status == 200 and (self.broken or not self.ended)
+        error = self.error or ("cut" if cut else "") or (f"HTTP {self.status}" if self.status != 200 else "")
+        error = error or ("" if tokens else "no token")
         tpot = (self.last - self.first) / (tokens - 1) if self.first and self.last and tokens > 1 else None
         return {
             "t_start": self.start,

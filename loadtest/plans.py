@@ -1,4 +1,4 @@
-"""A load plan: what makes one impossible, and the bytes of its requests. Pure."""
+"""A load plan: what makes one impossible, and the bytes of its requests. Pure, but for the token's file."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from loadtest.port import LoadPlan
-from rollout.errors import Refused
+from rollout.errors import NotFound, Refused
 
 MOST_USERS = 1000  # one Locust process follows about this many streams before it is short of time itself
 PROMPTS = (
@@ -41,7 +42,7 @@ def checked(plan: LoadPlan) -> LoadPlan:
     target(plan.url)
     for field, holds, rule, fix in _RULES:
         value = getattr(plan, field)
-        if isinstance(value, float) and not math.isfinite(value) or not holds(plan):
+        if (isinstance(value, float) and not math.isfinite(value)) or not holds(plan):
             raise Refused(field, value, rule, fix)
     for name, value in plan.headers.items():
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or not re.fullmatch(r"[\t\x20-\x7e]*", value):
@@ -83,6 +84,16 @@ def request_bytes(plan: LoadPlan, number: int) -> bytes:
     fields |= {"Accept": "text/event-stream" if plan.stream else "application/json"} | plan.headers
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     return f"POST {path_of(plan)} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + content
+
+
+def authorization(token_file: str | None) -> dict[str, str]:
+    """The header with the token that a file holds; none without a file. Raises NotFound."""
+    if not token_file:
+        return {}
+    try:
+        return {"Authorization": f"Bearer {Path(token_file).read_text().strip()}"}
+    except OSError as error:
+        raise NotFound(f"token file {token_file}: {error.strerror}") from error
 
 
 def written(plan: LoadPlan) -> dict[str, object]:

@@ -71,8 +71,9 @@ class LoadTest(Protocol):
     def run(self, plan: LoadPlan, directory: str, on_second: OnSecond) -> LoadReport:
         """Run to the end; ``on_second`` sees each second as it passes. Raises Refused, Unavailable.
 
-        A second has ``t`` (s since the start), ``span_s``, ``requests``, ``failed``, ``cut``, ``tokens``, ``in_flight``,
-        ``client_cpu`` (share of a core), ``lag_s``, and ``{ttft,tpot,e2e}_{p50,p95}`` (s) where a request ended well.
+        A second has ``t`` (s since the start), ``span_s``, ``requests`` (ended), ``failed``, ``cut``, ``tokens``,
+        ``in_flight``, ``client_cpu`` (share of a core), ``lag_s``, and ``{ttft,tpot,e2e}_{p50,p95}`` (s) where a
+        request ended well.
         """
 
 

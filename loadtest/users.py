@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import gevent
 from locust import User, constant, task
+from locust.exception import StopUser
 
 from loadtest.meter import Meter
 from loadtest.plans import path_of, request_bytes, target
@@ -23,6 +24,7 @@ from loadtest.wire import BadAnswer, Body, Events, Head, read_head
 
 _SO_TIMESTAMPNS = 35  # asm-generic/socket.h; the socket module does not name it
 _READ = 65536
+UNFINISHED = "not finished when the test ended"
 _PAUSE_S = 0.05  # after a failure, so that a server that is down is not asked 10000 times a second
 
 
@@ -94,7 +96,7 @@ def ask(connection: Connection, request: bytes, on_tokens: Callable[[int], None]
             meter.error = meter.error or _why(error, meter)
     except gevent.GreenletExit:
         connection.close()
-        meter.error = "not finished when the test ended"
+        meter.error = UNFINISHED
     return meter
 
 
@@ -180,5 +182,7 @@ class OpenAIUser(User):
             exception=RuntimeError(sample["error"]) if sample["error"] else None,
             context=sample,
         )
+        if sample["error"] == UNFINISHED:
+            raise StopUser
         if sample["error"]:
             gevent.sleep(_PAUSE_S)

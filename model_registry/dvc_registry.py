@@ -132,7 +132,7 @@ def _copy_one(fs: DVCFileSystem, source: str, md5: str, relative: str, target: P
                 theirs.update(chunk)
                 size += out.write(chunk)
     except FileNotFoundError as error:
-        raise Unavailable(f"{source} is in no cache and no remote of the repository; run: dvc pull, or dvc push") from error
+        raise Unavailable(f"{source} is in no cache and no remote of the repository; run: dvc push") from error
     if md5 and theirs.hexdigest() != md5:
         raise Corrupt(f"{source} has md5 {theirs.hexdigest()}, DVC's record says {md5}")
     return ModelFile(relative, size, ours.hexdigest())

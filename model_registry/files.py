@@ -29,7 +29,7 @@ def sha256_file(path: Path) -> str:
 
 
 def digest_of(files: Iterable[ModelFile]) -> str:
-    """One digest for a set of files: sha256 over the sorted (path, sha256) pairs, so that times and owners do not count."""
+    """One digest for a set of files: sha256 over the sorted (path, sha256) pairs; times do not count."""
     total = hashlib.sha256()
     for path, sha256 in sorted((f.path, f.sha256) for f in files):
         total.update(f"{path}\0{sha256}\n".encode())

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub, over its public HTTP interface; works where the hub, or a mirror of it, is reachable."""
+"""Models of the Hugging Face hub, over HTTP; works where the hub, or a mirror of it, is reachable."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -109,7 +108,7 @@ def _stream(client: httpx.Client, url: str, path: str, target: Path) -> ModelFil
 
 def _told(endpoint: str, source: str, error: httpx.HTTPError) -> Exception:
     if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403, 404):
-        status: Any = error.response.status_code
+        status = error.response.status_code
         return NotFound(f"{source}: the hub answers {status}: no such model or revision, or it needs HF_TOKEN")
     return Unavailable(
         f"{source}: the Hugging Face hub at {endpoint} is not reachable ({type(error).__name__}); "

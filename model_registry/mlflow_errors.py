@@ -60,7 +60,7 @@ def told(subject: str, code: str, message: str) -> RoundhouseError:
         case "INVALID_PARAMETER_VALUE" | "BAD_REQUEST" | "INVALID_STATE":
             return Refused("registry", subject, text, "change the value that MLflow names")
         case "PERMISSION_DENIED" | "UNAUTHENTICATED" | "CUSTOMER_UNAUTHORIZED":
-            return Refused("registry", subject, text, "set MLFLOW_TRACKING_USERNAME and _PASSWORD of an account that may")
+            return Refused("registry", subject, text, "set MLFLOW_TRACKING_USERNAME and _PASSWORD")
     return Unavailable(f"{subject}: MLflow failed ({code or 'no code'}): {text}")
 
 
@@ -68,4 +68,5 @@ def _alive(uri: str) -> None:
     try:
         httpx.get(f"{uri}/health", timeout=ANSWER_S, trust_env=False).raise_for_status()
     except httpx.HTTPError as error:
-        raise Unavailable(f"MLflow at {uri} does not answer ({type(error).__name__}); start it with: roundhouse up") from error
+        why = type(error).__name__
+        raise Unavailable(f"MLflow at {uri} does not answer ({why}); start it with: roundhouse up") from error

@@ -189,7 +189,7 @@ class MlflowRegistry:
                 with border(self.uri, f"{address}: {file.path}"):
                     self.client.download_artifacts(str(entry.run_id), f"model/{file.path}", str(into))
             except NotFound as gone:
-                raise Corrupt(f"{address}: {file.path} is in the record and no longer in the registry's store") from gone
+                raise Corrupt(f"{address}: {file.path} is no longer in the registry's store") from gone
             got += file.size
         _check(address, aside / "model", record, progress)
         return record

@@ -49,7 +49,7 @@ def read_gguf(path: Path) -> Header:
             raise Refused("file", path.name, f"it begins with {data[:4]!r}, a GGUF file with b'GGUF'", AGAIN)
         try:
             return _Gguf(data, path.name).header(size)
-        except (struct.error, UnicodeDecodeError, KeyError, OverflowError) as cut:
+        except (struct.error, ValueError, KeyError, ArithmeticError, RecursionError) as cut:
             raise Refused("file", path.name, "its GGUF header is cut off or damaged", AGAIN) from cut
 
 
@@ -62,7 +62,7 @@ class _Gguf:
     def header(self, size: int) -> Header:
         version = self.take("<I")
         if version not in (2, 3):
-            raise Refused("file", self.name, f"GGUF version {version} is not 2 or 3", "convert it with a newer llama.cpp")
+            raise Refused("file", self.name, f"GGUF version {version} is not 2 or 3", "convert it again")
         tensors, pairs = self.take("<Q"), self.take("<Q")
         metadata = dict(self.pair() for _ in range(pairs))
         shapes = [self.tensor() for _ in range(tensors)]
@@ -70,7 +70,7 @@ class _Gguf:
         start = math.ceil(self.at / alignment) * alignment
         end = start + max((offset + length for _, offset, length in shapes), default=0)
         if end > size:
-            raise Refused("file", self.name, f"its tensors end at byte {end}, the file at byte {size}: it is cut off", AGAIN)
+            raise Refused("file", self.name, f"its tensors end at byte {end}, it has {size} bytes: cut off", AGAIN)
         return Header(sum(values for values, _, _ in shapes), metadata)
 
     def take(self, form: str) -> Any:
@@ -116,7 +116,7 @@ class _Gguf:
 
 
 def read_safetensors(path: Path) -> Header:
-    """The header of a safetensors file. Raises Refused when it is none or its tensors do not end where the file does."""
+    """The header of a safetensors file. Raises Refused unless its tensors end where the file does."""
     size = path.stat().st_size
     with path.open("rb") as source:
         length = int.from_bytes(source.read(8), "little")
@@ -129,7 +129,7 @@ def read_safetensors(path: Path) -> Header:
         metadata = header.pop("__metadata__", {})
         end = 8 + length + max((t["data_offsets"][1] for t in header.values()), default=0)
         parameters = sum(math.prod(t["shape"]) for t in header.values())
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as odd:
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as odd:
         raise Refused("file", path.name, "its safetensors header is damaged", AGAIN) from odd
     if end != size:
         raise Refused("file", path.name, f"its tensors end at byte {end}, the file at byte {size}", AGAIN)

@@ -29,7 +29,7 @@ def parse_uri(uri: str) -> Named:
     """
     found = URI.fullmatch(uri)
     if not found:
-        raise Refused("model", uri, "it is no address of a registered model", "write models:/NAME/3 or models:/NAME@ALIAS")
+        raise Refused("model", uri, "it names no registered model", "write models:/NAME/3 or models:/NAME@ALIAS")
     return Named(found["name"], found["version"], found["alias"])
 
 

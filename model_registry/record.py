@@ -36,7 +36,8 @@ def to_tags(model: Model, source: str) -> dict[str, str]:
         rule = f"the record of {len(model.files)} files takes {len(files)} characters, a tag holds {TAG_LIMIT}"
         raise Refused("source", source, rule, "register a folder that holds the model's own files only")
     values = (model.digest, model.format, model.architecture, model.parameters, model.size, files)
-    return {PREFIX + field: str(value) for field, value in zip(FIELDS, values, strict=True)} | {PREFIX + "source": source}
+    record = {PREFIX + field: str(value) for field, value in zip(FIELDS, values, strict=True)}
+    return {**record, PREFIX + "source": source}
 
 
 def to_registered(entry: Entry) -> Registered:

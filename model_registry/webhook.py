@@ -45,7 +45,7 @@ def verify(
         return Rejected(401, "no signature, delivery id or timestamp")
     if not hmac.compare_digest(sign(delivery, sent, body, secret).encode(), signature.encode()):
         return Rejected(401, "the signature does not fit")
-    if not sent.isdigit() or abs(now - int(sent)) > max_age_s:
+    if not sent.isdecimal() or abs(now - int(sent)) > max_age_s:
         return Rejected(400, f"older or newer than {max_age_s:.0f} s")
     return _read(delivery, body)
 

@@ -105,6 +105,9 @@ class Store(Protocol):
     def put_service(self, service: ServiceState) -> None: ...
     def services(self) -> list[ServiceState]: ...
     def service(self, name: str) -> ServiceState: ...
+    def drop_service(self, name: str, now: float) -> None:
+        """Forget a service with its versions, lease and running releases; the agent drains what still runs."""
+
     def add_version(self, version: VersionState) -> VersionState:
         """Stored with the next free number of its service."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -20,6 +21,7 @@ from store.port import Event, InstanceState, Observed, Release, ServiceState, St
 
 R = TypeVar("R")
 ACTIVE = (Phase.PENDING, Phase.RUNNING)
+_migrating = threading.Lock()  # alembic's context is global to the process
 
 
 class SqlStore:
@@ -27,13 +29,17 @@ class SqlStore:
 
     def __init__(self, settings: StoreSettings) -> None:
         self._engine = _connect(settings.url)
+        in_memory = isinstance(self._engine.pool, StaticPool)  # one connection for all threads
+        self._turn: contextlib.AbstractContextManager[Any] = (
+            threading.RLock() if in_memory else contextlib.nullcontext()
+        )
         _migrate(self._engine)
 
     @contextlib.contextmanager
     def _begin(self, desired: bool = False) -> Iterator[sa.Connection]:
         """A transaction; ``desired`` ones make the revision grow."""
         try:
-            with self._engine.begin() as connection:
+            with self._turn, self._engine.begin() as connection:
                 if desired:  # first, so that SQLite takes its write lock before anything is read
                     connection.execute(t.revision.update().values(value=t.revision.c.value + 1))
                 yield connection
@@ -59,6 +65,14 @@ class SqlStore:
         if name not in found:
             raise NotFound(f"there is no service {name!r}; there are: {', '.join(found) or 'none yet'}")
         return found[name]
+
+    def drop_service(self, name: str, now: float) -> None:
+        with self._begin(desired=True) as c:
+            for release in self._active(c, name):
+                _finish(c, release["id"], Phase.FAILED, "its service was removed", now, {})
+            for table in (t.versions, t.leases, t.observed):
+                c.execute(table.delete().where(table.c.service == name))
+            c.execute(t.services.delete().where(t.services.c.name == name))
 
     def add_version(self, version: VersionState) -> VersionState:
         with self._begin(desired=True) as c:
@@ -240,7 +254,7 @@ def _migrate(engine: sa.Engine) -> None:
     head = ScriptDirectory.from_config(config).get_current_head()
     for attempt in range(20):
         try:
-            with engine.begin() as connection:
+            with _migrating, engine.begin() as connection:
                 if MigrationContext.configure(connection).get_current_revision() == head:
                     return
                 config.attributes["connection"] = connection

@@ -9,30 +9,17 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from configs.files import load_load
+from configs.order import load_order
 from configs.stack import load_stack
-from loadtest.port import LoadPlan, LoadReport, open_loadtest
-from rollout.errors import NotFound
-from rollout.nouns import Health
-from store.port import open_store
+from loadtest.port import LoadReport, open_loadtest
 
 
 @task(cache_policy=NO_CACHE, timeout_seconds=7200)
 def load_version(service: str, version: int, load: str) -> LoadReport:
     """Run the load test against one ready instance. Raises NotFound when the version has none."""
-    stack, file = load_stack(), load_load(load)
-    store = open_store(stack.store())
-    number = version or store.service(service).stable
-    ready = [i for i in store.instances(service) if i.version == number and i.health is Health.READY]
-    if not ready:
-        running = sorted({i.version for i in store.instances(service) if i.health is Health.READY})
-        raise NotFound(
-            f"version {number} of {service!r} has no ready instance; versions that have: {running or 'none'}"
-        )
-    plan = LoadPlan(f"http://{ready[0].host}:{ready[0].port}", file.users, file.duration_s, file.max_tokens, file.api)
-    directory = stack.home / "reports" / f"stress-{service}-v{number}-{int(time.time())}"
-    logger = get_run_logger()
-    return open_loadtest(stack.loadtest()).run(plan, str(directory), lambda second: logger.info("%s", second))
+    stack, logger = load_stack(), get_run_logger()
+    plan, directory = load_order(stack, service, version, load, time.time())
+    return open_loadtest(stack.loadtest()).run(plan, directory, lambda second: logger.info("%s", second))
 
 
 @task(cache_policy=NO_CACHE)

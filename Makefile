@@ -1,0 +1,49 @@
+# Two commands matter: `make demo` and `make test`. Each sets up all it needs in this folder; `make clean` undoes it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STATE := $(CURDIR)/.roundhouse
+READY := $(VENV)/.ready
+QUIET := export TMPDIR=$(STATE)/tmp PIP_DISABLE_PIP_VERSION_CHECK=1 DO_NOT_TRACK=true DVC_NO_ANALYTICS=1 \
+  DVC_SITE_CACHE_DIR=$(STATE)/cache/dvc MPLCONFIGDIR=$(STATE)/cache/matplotlib PYTHONDONTWRITEBYTECODE=1; mkdir -p $(STATE)/tmp;
+
+.PHONY: help demo test test-unit test-integration lint bench lock setup clean
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+demo: setup ## a model from the registry to live traffic, a better one after it, a bad one turned back
+	@$(BIN)/roundhouse demo
+
+test: setup ## all tests: lint, contracts, units, real servers (under 20 minutes on 2 cores)
+	@$(QUIET) $(BIN)/ruff check . && $(BIN)/lint-imports --no-cache >/dev/null && $(BIN)/python -m pytest --basetemp=$(STATE)/t
+
+test-unit: setup ## the tests that need no server (under a minute)
+	@$(QUIET) $(BIN)/python -m pytest tests/unit tests/contract -m "not integration" --basetemp=$(STATE)/u
+
+test-integration: setup ## the tests with real servers only
+	@$(QUIET) $(BIN)/python -m pytest tests/integration tests/e2e --basetemp=$(STATE)/t
+
+lint: setup ## style and import contracts
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache
+
+bench: setup ## where a release's time goes
+	@$(BIN)/python benchmarks/release.py --quick
+
+setup: $(READY)
+
+$(READY): requirements/test.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/it"; exit 2; }
+	@echo "setting up $(VENV) (a few minutes, once)"
+	@$(QUIET) $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -q --no-deps --require-hashes -r requirements/test.txt \
+	  && $(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	@touch $(READY)
+
+lock: ## pin the dependencies again (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q requirements/test.in -o requirements/test.txt
+	uv pip compile --no-deps --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q requirements/sample-model.in -o requirements/sample-model.txt
+
+clean: ## stop the stack and delete everything that was made here
+	@if [ -x $(BIN)/roundhouse ] && [ -d $(STATE) ]; then $(BIN)/roundhouse down || exit 1; fi
+	@rm -rf $(VENV) $(STATE) build dist *.egg-info .hypothesis .pytest_cache .ruff_cache .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,58 @@
+"""``roundhouse``: the command line.
+
+Exit codes: 0 done, 1 failed, 2 refused input, 3 not found, 4 somebody else holds it, 5 a part does not answer,
+6 a file is not what its record says, 7 the gateway refused, 10 a release was rolled back.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from cli import model_commands, release_commands, traffic_commands, use_commands
+from cli.demo import demo
+from cli.screen import complain
+from cli.stack_commands import down, status, up
+from rollout.errors import RoundhouseError
+
+app = typer.Typer(
+    name="roundhouse",
+    help="Builds, proves and releases LLM inference engines behind a gateway, on evidence.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+app.command()(up)
+app.command()(down)
+app.command()(status)
+app.add_typer(model_commands.app, name="model")
+for command in (
+    release_commands.build,
+    release_commands.deploy,
+    release_commands.release,
+    release_commands.rollback,
+    release_commands.redeploy,
+    traffic_commands.traffic,
+    traffic_commands.mirror,
+    use_commands.stress,
+    use_commands.logs,
+    use_commands.call,
+    demo,
+):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; an error that a user is meant to read is one line, not a trace."""
+    try:
+        app(standalone_mode=True)
+    except RoundhouseError as error:
+        complain(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

