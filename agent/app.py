@@ -45,8 +45,8 @@ def make_app(store: Store, secret: str, emit: Emit, alive: Callable[[], bool]) -
     async def mlflow_hook(request: Request, response: Response) -> dict[str, str]:
         answer = verify(dict(request.headers), await request.body(), secret, time.time())
         if not isinstance(answer, Promotion):
-            response.status_code = 401
-            return {"status": "refused", "reason": str(answer)}
+            response.status_code = answer.status
+            return {"status": "refused", "reason": answer.reason}
         try:
             told = await run_in_threadpool(receive, store, answer, emit, time.time())
         except httpx.HTTPError as error:

@@ -21,7 +21,7 @@ from gateway.port import Gateway, GatewayState, ServiceRoute
 from gateway.tokens import TokenFile
 from platforms.port import InstanceSpec, Platform, Running
 from rollout.errors import RoundhouseError, Unavailable
-from rollout.nouns import Engine, Health, Phase
+from rollout.nouns import Engine, Health, Lease, Phase
 from store.port import Event, InstanceState, Observed, Store, VersionState
 
 log = logging.getLogger("roundhouse.agent")
@@ -51,10 +51,12 @@ class Reconciler:
         self._p = parts
         self._applied: GatewayState | None = None
         self._refused: tuple[GatewayState, float] | None = None
+        self._inherited = True  # what stands in the store was written before this agent began
 
     def tick(self) -> None:
         """One look and what follows from it. Raises nothing that a later tick could mend; it is logged."""
-        for step in (self._retire_versions, self._move_instances, self._end_lost_leases, self._move_traffic):
+        steps = (self._end_inherited_leases, self._retire_versions, self._move_instances)
+        for step in (*steps, self._end_lost_leases, self._move_traffic):
             try:
                 step()
             except RoundhouseError as error:
@@ -91,19 +93,20 @@ class Reconciler:
     ) -> Iterator[InstanceState]:
         taken = {i.port for i in known}
         ids = {i.id for i in known}
+        first = {s.name: s.port for s in self._p.store.services()}
         for version in versions.values():
             for ordinal in range(version.instances):
                 name = f"{version.service}-v{version.number}-{ordinal}"
                 if name in ids:
                     continue
-                port = self._free_port(taken)
+                port = self._free_port(taken, first.get(version.service))
                 taken.add(port)
                 yield InstanceState(
                     name, version.service, version.number, ordinal, self._p.host, port, since=self._p.clock()
                 )
 
-    def _free_port(self, taken: set[int]) -> int:
-        for port in self._p.ports:
+    def _free_port(self, taken: set[int], first: int | None) -> int:
+        for port in [*(range(first, first + len(self._p.ports)) if first else ()), *self._p.ports]:
             if port not in taken and port not in RESERVED_PORTS and self._p.port_free(self._p.host, port):
                 return port
         raise Unavailable(
@@ -165,17 +168,27 @@ class Reconciler:
 
     # --- traffic
 
+    def _end_inherited_leases(self) -> None:
+        """An agent that starts in the middle of a canary does not know what it missed: the careful way is back."""
+        if self._inherited:
+            for service, lease in self._p.store.leases().items():
+                self._end_lease(service, lease, "the agent was restarted during the release; all traffic is on stable")
+            self._inherited = False
+
     def _end_lost_leases(self) -> None:
         now = self._p.clock()
         for service, lease in self._p.store.leases().items():
-            if now < lease.until_ms / 1000 + LOST_AFTER_S:
-                continue
-            reason = f"the release stopped renewing its lease {now - lease.until_ms / 1000:.0f} s ago; all traffic is on stable"
-            self._p.store.finish_release(lease.release, Phase.FAILED, reason, now, {})
-            self._p.store.end_lease(service)
-            if self._p.store.service(service).stable != lease.candidate:
-                self._p.store.scale(service, lease.candidate, 0)
-            self._note(service, "lost", reason, lease.release)
+            late = now - lease.until_ms / 1000
+            if late >= LOST_AFTER_S:
+                told = f"the release stopped renewing its lease {late:.0f} s ago; all traffic is on stable"
+                self._end_lease(service, lease, told)
+
+    def _end_lease(self, service: str, lease: Lease, reason: str) -> None:
+        self._p.store.finish_release(lease.release, Phase.FAILED, reason, self._p.clock(), {})
+        self._p.store.end_lease(service)
+        if self._p.store.service(service).stable != lease.candidate:
+            self._p.store.scale(service, lease.candidate, 0)
+        self._note(service, "lost", reason, lease.release)
 
     def _move_traffic(self) -> None:
         p, now = self._p, self._p.clock()

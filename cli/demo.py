@@ -95,7 +95,7 @@ def _release(show: Demo, engine: str, what: str) -> None:
     registry = open_registry(show.stack.registry())
     with progress(show.quiet) as report:
         source = sample_model_file(show.stack.cache, report)
-        model = registry.register(MODEL, str(source), "sample", report)
+        model = registry.register(MODEL, str(source.parent), "sample", report)
     registered = time.monotonic() - began
     run = PrefectApi(show.stack).start("release", {"service": SERVICE, "model": model.uri, "engine": engine})
     release = follow_release(show.stack, run.id, show.quiet)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,13 +26,13 @@ def register(
 
     Example: `roundhouse model register smollm2 sample`
     """
-    from model_registry.sources import open_source
+    from model_registry.sources import local_files
 
     stack = load_stack()
     registry = open_registry(stack.registry())
-    with tempfile.TemporaryDirectory(dir=_made(stack.home / "tmp")) as scratch, progress(as_json) as report:
-        directory = open_source(source, stack.cache, Path(scratch), report)
-        registered = registry.register(name, str(directory), source, report)
+    with progress(as_json) as report:
+        folder = local_files(source, stack.cache, report, str(stack.project)).folder
+        registered = registry.register(name, str(folder), source, report)
         if alias:
             registry.set_alias(name, alias, registered.version)
     if as_json:
@@ -85,8 +83,3 @@ def _row(version: Registered) -> tuple[object, ...]:
         f"{version.size / 1e6:.1f}",
         verdict,
     )
-
-
-def _made(path: Path) -> Path:
-    path.mkdir(parents=True, exist_ok=True)
-    return path

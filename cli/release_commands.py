@@ -15,6 +15,7 @@ from configs.order import Order, order
 from configs.stack import load_stack
 from engines.port import open_engine
 from model_registry.port import open_registry
+from model_registry.sources import fetch_any
 from rollout.errors import Refused
 from rollout.nouns import Phase
 from store.port import Release, open_store
@@ -37,7 +38,7 @@ def build(service: Service, model: Model = "", engine: Engine = "", as_json: Jso
     wanted = checked_order(service, model, engine)
     kind = open_engine(wanted.spec.kind, wanted.stack.engines())
     with progress(as_json) as report:
-        files = open_registry(wanted.stack.registry()).fetch(wanted.model, report)
+        files = fetch_any(wanted.model, wanted.stack.registry(), report, str(wanted.stack.project))
         built = kind.build(kind.plan(files, wanted.spec), report)
     if as_json:
         show_json(asdict(built))

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from configs.load import Config, load
 from configs.stack import project_directory
-from engines.port import EngineSpec, Faults
+from engines.port import RESERVED_PORTS, EngineSpec, Faults
 from rollout.errors import NotFound, Refused
 from rollout.policy import ErrorMargin, Margin, OnTimeout, Policy, Stress
 
@@ -30,6 +30,7 @@ class ServiceFile(Config):
     engine: Name = "q8_0"
     rollout: Name = "standard"
     instances: Annotated[int, Field(ge=1, le=64)] = 1
+    port: Annotated[int, Field(ge=1024, le=65535)] | None = None  # of its first instance; else from the stack's range
     response_timeout_s: Annotated[float, Field(gt=0, le=600)] = 5.0
     body_limit_bytes: Annotated[int, Field(ge=1024, le=64 << 20)] = 1 << 20
 
@@ -38,6 +39,15 @@ class ServiceFile(Config):
     def _free_alias(cls, value: str) -> str:
         if value == "latest" or re.fullmatch(r"v\d+", value):
             raise ValueError("`latest` and `v<number>` are reserved by MLflow; choose another alias")
+        return value
+
+    @field_validator("port")
+    @classmethod
+    def _not_reserved(cls, value: int | None) -> int | None:
+        if value in RESERVED_PORTS:
+            raise ValueError(
+                f"{value} is reserved (8080 and 9090 are); choose another, for example 18100, or leave it out"
+            )
         return value
 
 

@@ -31,8 +31,8 @@ def order(service: str, model: str = "", engine: str = "", rollout: str = "") ->
     """The order for a service; empty parameters mean what its file says. Raises NotFound, Refused."""
     file = load_service(service)
     uri = model or f"models:/{file.model}@{file.alias}"
-    if not uri.startswith(("models:/", "dvc:")):
-        rule = "a model is named models:/NAME/VERSION, models:/NAME@ALIAS or dvc:PATH@REV"
+    if not uri.startswith(("models:/", "dvc:", "hf:")):
+        rule = "a model is named models:/NAME/VERSION, models:/NAME@ALIAS, dvc:PATH@REV or hf:ORG/NAME"
         raise Refused("model", uri, rule, f"use for example models:/{file.model}/1")
     engine_name, policy_name = engine or file.engine, rollout or file.rollout
     spec, policy = load_engine(engine_name).spec(), load_rollout(policy_name).policy()

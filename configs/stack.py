@@ -103,7 +103,7 @@ class Stack(Config):
         return f"http://{self.host}:{self.ports.gateway}"
 
     def registry(self) -> MlflowSettings:
-        return MlflowSettings(uri=self.mlflow_url, cache_directory=str(self.cache / "models"))
+        return MlflowSettings(uri=self.mlflow_url, cache_directory=str(self.cache))
 
     def engines(self) -> LocalSettings:
         return LocalSettings(directory=str(self.home / "engines"))

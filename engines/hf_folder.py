@@ -89,11 +89,11 @@ def read_hf_folder(path: Path) -> HfFolder:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as bad:
+        config = dict(json.loads((path / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as bad:
         raise Refused("config.json", str(bad), "it cannot be read", _FETCH_AGAIN) from bad
     missing = [key for key in _REQUIRED if key not in config]
-    if config.get("architectures", [None])[0] in ARCHITECTURES and missing:
+    if (config.get("architectures") or [None])[0] in ARCHITECTURES and missing:
         raise Refused("config.json", ", ".join(missing), "these keys are missing", _FETCH_AGAIN)
     return config
 
@@ -109,8 +109,11 @@ def weight_files(path: Path) -> list[Path]:
                       "fetch all files of the model")
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as bad:
+    except (ValueError, KeyError, AttributeError, TypeError) as bad:
         raise Refused(index.name, str(bad), "it cannot be read", _FETCH_AGAIN) from bad
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise Refused(index.name, outside[0], "it names a file outside the folder", _FETCH_AGAIN)
     missing = [name for name in names if not (path / name).is_file()]
     if missing:
         raise Refused("weights", ", ".join(missing), f"{len(missing)} of the {len(names)} files that {index.name} "
@@ -126,12 +129,12 @@ def read_safetensors(file: Path) -> list[Weight]:
         if not 2 <= length <= size - 8:
             raise Refused("weights", file.name, f"truncated: its header needs {length} bytes and the file has {size}",
                           _FETCH_AGAIN)
-        try:
-            header = json.loads(opened.read(length))
-        except ValueError as bad:
-            raise Refused("weights", file.name, f"its header is damaged ({bad})", _FETCH_AGAIN) from bad
-    entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
-    weights = [_weight(file, name, entry, 8 + length) for name, entry in entries]
+        content = opened.read(length)
+    try:
+        entries = [(name, entry) for name, entry in json.loads(content).items() if name != "__metadata__"]
+        weights = [_weight(file, name, entry, 8 + length) for name, entry in entries]
+    except (ValueError, KeyError, TypeError, AttributeError) as bad:
+        raise Refused("weights", file.name, f"its header is damaged ({bad})", _FETCH_AGAIN) from bad
     needed = max((w.offset + w.nbytes for w in weights), default=0)
     if needed > size:
         raise Refused("weights", file.name, f"truncated: its tensors need {needed} bytes and the file has {size}",

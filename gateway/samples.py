@@ -26,7 +26,9 @@ def to_sample(record: Record) -> Sample | None:
     )
 
 
-def samples_of(records: Iterable[Record], service: str, stable: int, candidate: int, mirrored: bool, since: float) -> Samples:
+def samples_of(
+    records: Iterable[Record], service: str, stable: int, candidate: int, mirrored: bool, since: float
+) -> Samples:
     """Both arms in the same stretch of time: stable's live requests, and the candidate's live or mirrored ones."""
     of_service = (r for r in records if r.service == service and r.at >= since)
     seen = [s for r in of_service if (s := to_sample(r)) is not None]

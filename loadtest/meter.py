@@ -13,6 +13,7 @@ from typing import Any
 from loadtest import wire
 
 Sample = dict[str, Any]
+UNFINISHED = "not finished when the test ended"  # we gave up on it, so it is a failure and not the server's cut
 
 
 @dataclass
@@ -64,7 +65,7 @@ class Meter:
 
     def sample(self) -> Sample:
         """What was seen, once nothing more will come. TTFT from the send, TPOT = (t_n - t_1) / (N - 1), N >= 2."""
-        tokens, cut = self.tokens, self.status == 200 and (self.broken or not self.ended)
+        tokens, cut = self.tokens, self.status == 200 and (self.broken or not self.ended) and self.error != UNFINISHED
         error = self.error or ("cut" if cut else "") or (f"HTTP {self.status}" if self.status != 200 else "")
         error = error or ("" if tokens else "no token")
         tpot = (self.last - self.first) / (tokens - 1) if self.first and self.last and tokens > 1 else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def _locust(plan: LoadPlan, folder: Path, log: Path, nice: int) -> Iterator[subp
     rate = plan.users / plan.ramp_s if plan.ramp_s else plan.users
     command = ["nice", "-n", str(nice), sys.executable, "-m", "locust", "-f", str(ROOT / "loadtest" / "locustfile.py")]
     command += ["--headless", "--only-summary", "--skip-log-setup", "--exit-code-on-error", "0"]
-    command += ["-u", str(plan.users), "-r", f"{rate:g}", "--stop-timeout", f"{plan.timeout_s:g}"]
+    command += ["-u", str(plan.users), "-r", f"{rate:g}", "--stop-timeout", str(math.ceil(plan.timeout_s) + 1)]
     command += ["--plan", str(folder / "plan.json")]
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -120,7 +121,7 @@ def _environment() -> dict[str, str]:
 
 def _longest(plan: LoadPlan) -> float:
     """Seconds after which Locust cannot be well any more: start, run, open requests, and a little."""
-    return START_S + plan.duration_s + plan.timeout_s + 10.0
+    return START_S + plan.duration_s + plan.timeout_s + 15.0
 
 
 def _follow(process: subprocess.Popen[bytes], path: Path, longest_s: float, on_second: OnSecond) -> None:

@@ -17,14 +17,13 @@ import gevent
 from locust import User, constant, task
 from locust.exception import StopUser
 
-from loadtest.meter import Meter
+from loadtest.meter import UNFINISHED, Meter
 from loadtest.plans import path_of, request_bytes, target
 from loadtest.port import LoadPlan
 from loadtest.wire import BadAnswer, Body, Events, Head, read_head
 
 _SO_TIMESTAMPNS = 35  # asm-generic/socket.h; the socket module does not name it
 _READ = 65536
-UNFINISHED = "not finished when the test ended"
 _PAUSE_S = 0.05  # after a failure, so that a server that is down is not asked 10000 times a second
 
 

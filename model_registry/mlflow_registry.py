@@ -65,7 +65,7 @@ class MlflowRegistry:
         with border(self.uri, uri):
             entry = _entry(self._version(uri))
         record, address = files_of(entry), version_uri(entry.name, entry.version)
-        folder = self.cache.resolve() / digest_of(record)
+        folder = self.cache.resolve() / "models" / digest_of(record)
         kept(folder, lambda aside: self._download(entry, aside, record, progress), record)
         if full:
             self._check_again(address, folder, record, progress)

@@ -71,7 +71,7 @@ class ReleaseRun:
 
 @dataclass(frozen=True)
 class MlflowSettings:
-    """An MLflow tracking server, and the folder where fetched files are kept."""
+    """An MLflow tracking server, and the cache in whose folder ``models`` fetched files are kept."""
 
     uri: str
     cache_directory: str

@@ -37,7 +37,7 @@ class SupervisorPlatform:
         self._logs = Path(settings.log_directory)
 
     def start(self, spec: InstanceSpec) -> None:
-        """Have it run. Raises Conflict (port taken, or still stopping), Refused, NotFound (no such command), Unavailable."""
+        """Have it run. Raises Conflict (port taken, still stopping), Refused, NotFound (no such command), Unavailable."""
         text = render_program(self._program(spec))
         info = self._supervisor.info(spec.id)
         if info and info["state"] in ALIVE:

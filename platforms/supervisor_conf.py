@@ -2,7 +2,8 @@
 
 supervisord reads a value through three layers: an INI reader for which " ;" and " #" start a comment, its own
 ``%(name)s`` expansion, and ``shlex``. Its ``environment=`` option has a fourth, lossy one, so variables go through
-``env`` in the command instead, and one way of quoting serves all (http://supervisord.org/configuration.html).
+``env`` in the command instead, and one way of quoting serves all (http://supervisord.org/configuration.html). Only
+secrets, which are plain words, take ``environment=``: a command line is public, a process's environment is not.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 
 from rollout.errors import Refused
 
+PLAIN_WORD = re.compile(r"[A-Za-z0-9_=+/.-]+")
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LOG_BYTES = 10 * 1024 * 1024
 LOG_BACKUPS = 2
@@ -26,6 +28,7 @@ class Program:
     argv: tuple[str, ...]
     log: str
     env: dict[str, str] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)  # variables too, kept off the command line
     directory: str = "/"
     stop_s: float = 10.0
     start_s: int = 0  # how long it must live to count as started
@@ -80,6 +83,7 @@ def render_program(program: Program) -> str:
     return f"""\
 [program:{program.name}]
 command={command_line(program)}
+environment={_environment(program.secrets)}
 directory={_plain(program.directory)}
 autostart=false
 autorestart={"true" if program.restart else "false"}
@@ -101,6 +105,13 @@ def command_line(program: Program) -> str:
     variables = [f"{name}={value}" for name, value in sorted(program.env.items())]
     argv = (["/usr/bin/env", *variables] if variables else []) + list(program.argv)
     return " ".join(_quoted(argument) for argument in argv)
+
+
+def _environment(secrets: dict[str, str]) -> str:
+    for name, value in secrets.items():
+        if not PLAIN_WORD.fullmatch(value):
+            raise Refused(name, "(secret)", "letters, digits and _ = + / . - only", "generate it anew")
+    return ",".join(f'{name}="{value}"' for name, value in sorted(secrets.items()))
 
 
 def _quoted(argument: str) -> str:

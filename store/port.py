@@ -16,6 +16,7 @@ class ServiceState:
     stable: int | None = None
     response_timeout_s: float = 5.0
     body_limit_bytes: int = 1 << 20
+    port: int | None = None  # of its first instance; else any of the stack's range
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ services = Table(
     Column("stable", Integer),
     Column("response_timeout_s", Float, nullable=False),
     Column("body_limit_bytes", Integer, nullable=False),
+    Column("port", Integer),
 )
 
 versions = Table(

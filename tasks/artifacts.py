@@ -7,7 +7,7 @@ from prefect.cache_policies import NO_CACHE
 
 from configs.order import Order
 from engines.port import open_engine
-from model_registry.port import open_registry
+from model_registry.sources import fetch_any
 from rollout.nouns import Engine, ModelVersion
 from store.port import open_store
 from tasks.ticket import Ticket, tell
@@ -22,8 +22,7 @@ from tasks.ticket import Ticket, tell
 )
 def fetch(order: Order) -> ModelVersion:
     """The model's files, verified against the registry's record."""
-    registry = open_registry(order.stack.registry())
-    model = registry.fetch(order.model, _logged())
+    model = fetch_any(order.model, order.stack.registry(), _logged(), str(order.stack.project))
     get_run_logger().info("fetched %s: %s, %s parameters", model.uri, model.architecture, f"{model.parameters:,}")
     return model
 

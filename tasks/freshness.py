@@ -7,7 +7,7 @@ from prefect.cache_policies import NO_CACHE
 
 from configs.order import Order
 from engines.port import open_engine
-from model_registry.port import open_registry
+from model_registry.sources import fetch_any
 from store.port import open_store
 
 
@@ -19,7 +19,7 @@ def out_of_date(order: Order) -> str:
     serving = {v.number: v for v in store.versions(order.service.name)}.get(stable or 0)
     if serving is None:
         return f"{order.service.name} has no version in service"
-    model = open_registry(order.stack.registry()).fetch(order.model, lambda what, share: None)
+    model = fetch_any(order.model, order.stack.registry(), lambda what, share: None, str(order.stack.project))
     wanted = open_engine(order.spec.kind, order.stack.engines()).plan(model, order.spec).digest
     present = str(serving.engine["digest"])
     return "" if wanted == present else f"engine {present[:12]} is in service, a build now makes {wanted[:12]}"

@@ -91,6 +91,7 @@ def _run(
     metrics += [(f"stress_{name}", 0, value) for name, value in (evidence["stress"] or {}).items()]
     files = {"release": str(picture)} if picture.exists() else {}
     return ReleaseRun(
+        service=evidence["service"],
         name=evidence["release"],
         params={
             "service": evidence["service"],

@@ -35,7 +35,7 @@ def begin(order: Order) -> Ticket:
     known = {s.name: s for s in store.services()}
     stable = known[order.service.name].stable if order.service.name in known else None
     file = order.service
-    store.put_service(ServiceState(file.name, stable, file.response_timeout_s, file.body_limit_bytes))
+    store.put_service(ServiceState(file.name, stable, file.response_timeout_s, file.body_limit_bytes, file.port))
     release = Release(
         id=f"{file.name}-{uuid.uuid4().hex[:8]}",
         service=file.name,

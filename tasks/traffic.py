@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from rollout.nouns import Hold, Lease, Samples, Shift, Step, Verdict, Version
 from rollout.policy import stages
 from store.port import Store, open_store
 from store.steer import confirm, grant
+from tasks.incidents import check_parent, incident, pids
 from tasks.ticket import Ticket, tell
 
 RENEW_S = 2.0
@@ -96,15 +98,18 @@ def watch_stage(
     """The loop of one stage. The lease is renewed only after a fresh look at the evidence, never by itself."""
     policy, began, renewed = order.policy, clock(), 0.0
     name, looks = stages(policy)[stage].name, []
-    window = _Window(gateway, end_of_records(gateway))
+    window, parent = _Window(gateway, end_of_records(gateway)), os.getppid()
+    before = pids(store.instances(ticket.service))
     while True:
         samples = samples_of(
             window.read(), ticket.service, ticket.stable or 0, candidate, step.canary_permille == 0, began
         )
-        verdict = judge(samples, policy)
+        accident = incident(before, store.instances(ticket.service), ticket.stable, candidate)
+        verdict = accident or judge(samples, policy)
         looks.append(Look(clock(), name, step.canary_permille, step.mirror_permille, numbers_of(verdict)))
         if not isinstance(decide(policy, stage, verdict, clock() - began), Hold):
             return Stretch(name, verdict, clock() - began, tuple(looks), samples)
+        check_parent(parent)
         if clock() - renewed >= RENEW_S:
             renewed = clock()
             grant(store, ticket.service, ticket.release, candidate, step, policy.lease_s, renewed)

@@ -36,19 +36,36 @@ class Upstream:
     version: int
     port: int = field(default_factory=a_free_port)
     process: subprocess.Popen | None = None
+    spare: subprocess.Popen | None = None
+
+    def prepare(self) -> Upstream:
+        """Have a process ready that takes the port at once when ``start`` is called."""
+        script = str(Path(__file__).parent / "integration" / "gateway" / "upstream.py")
+        command = [sys.executable, script, f"v{self.version}", str(self.port)]
+        self.spare = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+        return self
 
     def start(self) -> Upstream:
         """Start it and wait for its health."""
-        script = str(Path(__file__).parent / "integration" / "gateway" / "upstream.py")
-        self.process = subprocess.Popen([sys.executable, script, f"v{self.version}", str(self.port)])
+        if self.spare is None:
+            self.prepare()
+        self.process, self.spare = self.spare, None
+        assert self.process is not None and self.process.stdin is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
         until(lambda: answers(f"http://127.0.0.1:{self.port}/health"))
         return self
 
     def kill(self) -> None:
         """SIGKILL."""
         if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+            _kill(self.process)
+
+    def stop(self) -> None:
+        """Leave no process."""
+        for process in (self.process, self.spare):
+            if process is not None:
+                _kill(process)
 
     def backend(self) -> Backend:
         """It as a version's only instance."""
@@ -72,8 +89,7 @@ class Proxy:
     def kill(self) -> None:
         """SIGKILL."""
         if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+            _kill(self.process)
 
     @property
     def gateway(self) -> EnvoyGateway:
@@ -102,6 +118,13 @@ def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
     while not true():
         assert time.monotonic() < deadline, "it did not come true in time"
         time.sleep(0.02)
+
+
+def _kill(process: subprocess.Popen) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+    process.kill()
+    process.wait()
 
 
 def answers(url: str) -> bool:

@@ -18,7 +18,9 @@ policies = st.builds(
 )
 
 
-def samples(rng, n: int, median_s: float, spread: float = 0.4, failing: float = 0.0, version: int = 1) -> tuple[Sample, ...]:
+def samples(
+    rng, n: int, median_s: float, spread: float = 0.4, failing: float = 0.0, version: int = 1
+) -> tuple[Sample, ...]:
     """``n`` requests with log-normal TTFT around ``median_s`` and TPOT a tenth of it."""
     out = []
     for at in range(n):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +113,8 @@ def next_token_logprobs(model: TinyModel, tokens: list[int]) -> np.ndarray:
     """Log-probabilities after ``tokens``, by the equations of transformers' modeling_llama.py."""
     weights, length, head = model.weights, len(tokens), HIDDEN // HEADS
     state = weights["model.embed_tokens.weight"][tokens]
-    angles = np.arange(length)[:, None] / model.config["rope_theta"] ** (np.arange(0, head, 2) / head)
+    waves = 2 * np.pi * model.config["rope_theta"] ** (np.arange(0, head, 2) / head)
+    angles = np.arange(length)[:, None] * 2 * np.pi / _stretched(waves, model.config.get("rope_scaling"))
     cosine, sine = (np.concatenate([f(angles)] * 2, axis=1)[:, None, :] for f in (np.cos, np.sin))
 
     def rotated(x: np.ndarray) -> np.ndarray:
@@ -141,5 +141,13 @@ def next_token_logprobs(model: TinyModel, tokens: list[int]) -> np.ndarray:
     return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
 
 
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _stretched(waves: np.ndarray, rope: dict[str, float] | None) -> np.ndarray:
+    """Llama 3's rope scaling, case by case as transformers states it."""
+    if rope is None:
+        return waves
+    long = rope["original_max_position_embeddings"] / rope["low_freq_factor"]
+    short = rope["original_max_position_embeddings"] / rope["high_freq_factor"]
+    smooth = (rope["original_max_position_embeddings"] / waves - rope["low_freq_factor"]) / (
+        rope["high_freq_factor"] - rope["low_freq_factor"])
+    between = 1 / ((1 - smooth) / (rope["factor"] * waves) + smooth / waves)
+    return np.where(waves < short, waves, np.where(waves > long, rope["factor"] * waves, between))

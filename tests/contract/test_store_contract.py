@@ -46,7 +46,9 @@ def test_desired_writes_grow_the_revision_and_observed_ones_do_not(store):
 
 def test_values_come_back_as_they_went_in(store):
     """Instances, observations, leases and events survive the way through SQL."""
-    instance = InstanceState("chat-v1-0", "chat", 1, 0, "127.0.0.1", 18100, Health.READY, 7, 2, 3.0, 4.0, "x", {"n": 1.0})
+    instance = InstanceState(
+        "chat-v1-0", "chat", 1, 0, "127.0.0.1", 18100, Health.READY, 7, 2, 3.0, 4.0, "x", {"n": 1.0}
+    )
     store.put_instance(instance)
     store.put_observed(Observed("chat", 1, lease(), "7", 1.0))
     store.note(Event(1.0, "chat", "traffic", "stable is 1", "r1", {"a": 1}))

@@ -17,7 +17,7 @@ def v1() -> Iterator[Upstream]:
     """Version 1, for the tests of a module that let it live."""
     upstream = Upstream(1).start()
     yield upstream
-    upstream.kill()
+    upstream.stop()
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def v2() -> Iterator[Upstream]:
     """Version 2, likewise."""
     upstream = Upstream(2).start()
     yield upstream
-    upstream.kill()
+    upstream.stop()
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def mortal() -> Iterator[Callable[[int], Upstream]]:
 
     yield make
     for upstream in made:
-        upstream.kill()
+        upstream.stop()
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""A tiny OpenAI-like server that real Envoy talks to: ``python upstream.py NAME PORT``. Paths choose how it behaves."""
+"""A tiny OpenAI-like server that real Envoy talks to: ``python upstream.py NAME PORT``. Paths choose how it behaves.
+
+It takes its port when a line arrives on its standard input, so that a test can replace a killed one within a moment.
+"""
 
 from __future__ import annotations
 
@@ -61,4 +64,5 @@ app.router.add_get("/large", large)
 app.router.add_route("*", "/{path:.*}", echo)
 
 if __name__ == "__main__":
+    sys.stdin.readline()
     web.run_app(app, host="127.0.0.1", port=int(sys.argv[2]), print=None, shutdown_timeout=0.1, access_log=None)

@@ -88,7 +88,9 @@ class House:
 
     def grant(self, candidate, seconds=6.0):
         now_ms = int(self.clock.now * 1000)
-        self.store.grant(Lease(candidate, 100, 0, now_ms - 5000, now_ms + int(seconds * 1000), "r1"), "chat", self.clock.now)
+        self.store.grant(
+            Lease(candidate, 100, 0, now_ms - 5000, now_ms + int(seconds * 1000), "r1"), "chat", self.clock.now
+        )
 
 
 @pytest.fixture
@@ -166,6 +168,20 @@ def test_a_lease_reaches_the_gateway_and_its_loss_ends_the_release(house):
     assert "stopped renewing" in house.store.release("r1").reason
     assert house.store.observed("chat").lease is None
     assert [v.instances for v in house.store.versions("chat")] == [1, 0]
+
+
+def test_an_agent_that_starts_in_the_middle_of_a_canary_turns_it_back(house):
+    """It does not know what it missed: the lease it finds is ended, the release has failed, users are on stable."""
+    house.store.set_stable("chat", house.declare(), None)
+    candidate = house.declare()
+    house.turn(4)
+    house.begin(candidate)
+    house.grant(candidate)
+    house.turn(1)
+    house.loop = Reconciler(house.loop._p)
+    house.turn(1)
+    assert house.gateway.read()["chat"].lease is None
+    assert house.store.release("r1").phase is Phase.FAILED
 
 
 def test_a_retired_version_drains_and_is_forgotten(house):

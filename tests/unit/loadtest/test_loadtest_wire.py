@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -31,7 +32,7 @@ def chunked(content: bytes, sizes: list[int]) -> bytes:
 def cut_up(data: bytes, places: list[int]) -> list[bytes]:
     """The same bytes in parts, some of them empty."""
     marks = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[a:b] for a, b in zip(marks, marks[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(marks)]
 
 
 def events_of(parts: list[bytes]) -> tuple[Head, list[bytes], bool]:

@@ -52,7 +52,9 @@ def test_a_cut_stream_counts_as_an_error():
     """A stream that ends too early is as bad as an error, though its status was 200."""
     rng = np.random.default_rng(3)
     whole = samples(rng, 200, 0.1)
-    cut = tuple(Sample(s.at, 2, False, False, s.ttft_s, s.total_s, 3, cut=s.at % 4 == 0) for s in samples(rng, 200, 0.1))
+    cut = tuple(
+        Sample(s.at, 2, False, False, s.ttft_s, s.total_s, 3, cut=s.at % 4 == 0) for s in samples(rng, 200, 0.1)
+    )
     found = judge(Samples(whole, cut), POLICY)
     assert found.outcome is Outcome.ROLL_BACK
     assert found.findings[0].candidate == pytest.approx(0.25)

@@ -52,7 +52,9 @@ def test_e_value_has_mean_at_most_one_when_there_is_no_harm(share):
     """Averaged over what may happen at exactly the bound, the e-value is at most 1: betting on harm does not pay."""
     events, ratio = 12, 1.5
     chance = share * ratio / (1 - share + share * ratio)
-    mean = sum(binom.pmf(k, events, chance) * more_events_e_value(k, events - k, share, ratio) for k in range(events + 1))
+    mean = sum(
+        binom.pmf(k, events, chance) * more_events_e_value(k, events - k, share, ratio) for k in range(events + 1)
+    )
     assert mean <= 1 + 1e-9
 
 

@@ -1,24 +1,47 @@
 """A real HTTP server that answers like an LLM with known times, and keeps its own record of what it did.
 
-The first part of the path says how it behaves: /good /refuse /cut /error /drip /empty /close. GET /truth gives the record.
+The first part of the path says how it behaves: /good /refuse /cut /error /drip /empty /close. GET /truth gives the
+record. ``with serving(ttft_s, tpot_s) as url`` runs it in a process of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from aiohttp import web
 
 TRUTH: list[dict] = []
 
 
+@contextmanager
+def serving(ttft_s: float, tpot_s: float) -> Iterator[str]:
+    """The server's address while it runs."""
+    command = [sys.executable, __file__, str(ttft_s), str(tpot_s)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.kill()
+
+
+def truth_of(url: str) -> dict:
+    """The record of the server at this address."""
+    with urllib.request.urlopen(f"{url}/truth", timeout=10) as answer:
+        return json.load(answer)
+
+
 async def answer(request: web.Request) -> web.StreamResponse:
     """One completion: ``max_tokens`` tokens, the first after ``ttft``, then one each ``tpot`` seconds."""
     began, asked = time.time(), await request.json()
-    kind, ttft, tpot = request.match_info["kind"], request.app["ttft"], request.app["tpot"]
+    kind, ttft = request.match_info["kind"], request.app["ttft"]
     record = {"kind": kind, "stream": asked["stream"], "prompt": asked.get("prompt") or asked["messages"][0]["content"]}
     TRUTH.append(record | {"token": request.headers.get("Authorization", ""), "model": asked.get("model")})
     if kind == "refuse":
@@ -53,7 +76,9 @@ async def _stream(request: web.Request, response: web.StreamResponse, count: int
     await _send(response, {"choices": [], "usage": {"completion_tokens": len(stamps)}})
     await response.write(b"data: [DONE]\n\n")
     if len(stamps) > 1:
-        request.app["times"].append((stamps[0] - began, (stamps[-1] - stamps[0]) / (len(stamps) - 1), time.time() - began))
+        request.app["times"].append(
+            (stamps[0] - began, (stamps[-1] - stamps[0]) / (len(stamps) - 1), time.time() - began)
+        )
 
 
 async def _send(response: web.StreamResponse, event: dict) -> None:

@@ -1,0 +1,258 @@
+"""The stack on this machine: ``up``, ``down``. Both may be repeated, interrupted, and meet what a crash has left."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from supervisor.states import ProcessStates
+from supervisor.xmlrpc import Faults
+
+from cli.deployments import ensure_deployments, ensure_pool, tail, worker_is_online
+from cli.parts import Part, render
+from cli.preparing import key, only_one, prepare, require_ports
+from cli.processes import end, marked, strays
+from configs.environment import process_environment
+from configs.stack import Stack
+from gateway.command import write_bootstrap
+from model_registry.port import open_registry
+from platforms.on_process import Supervisor, SupervisorPlatform, write_aside
+from platforms.port import ProcessState
+from rollout.errors import Unavailable
+
+Say = Callable[[str, str], None]  # (step, state)
+DRAIN_S = 40.0  # engines finish their open streams in 30 s; supervisord kills them after 35 s
+GRACE_S = 15.0
+LOOK_S = 0.1
+ENDED = (ProcessStates.FATAL, ProcessStates.STOPPED, ProcessStates.EXITED)
+
+
+def up(stack: Stack, say: Say) -> None:
+    """All parts running and able to serve; what already is so is left alone.
+
+    Raises Conflict (a port is taken, another ``up`` is at work), Refused, NotFound, Unavailable (with the part's log).
+    """
+    require_ports(stack)
+    say("ports", "ready")
+    with only_one(stack):
+        parts = {part.name: part for part in prepare(stack)}
+        say("directories", "ready")
+        supervisor = _supervisord(stack, render(stack, tuple(parts.values())), say)
+        with ThreadPoolExecutor(3) as pool:
+            mlflow = pool.submit(_run, supervisor, parts["mlflow"], say)
+            prefect = pool.submit(_run, supervisor, parts["prefect"], say)
+            agent = pool.submit(_serve, stack, supervisor, parts, say)
+            flows = pool.submit(_flows, stack, supervisor, parts["worker"], prefect, say)
+            _all_of(prefect, mlflow, agent)
+            _webhook(stack, say)
+            _all_of(flows)
+
+
+def down(stack: Stack, say: Say) -> None:
+    """No process of the stack is left: who gives work first, then instances (drained), then the servers."""
+    if not stack.home.exists():
+        return say("stack", "not there")
+    with only_one(stack):
+        supervisor = Supervisor(str(stack.supervisor_socket))
+        if _pid(supervisor):
+            _stop(supervisor, ("worker", "agent"), say)
+            _stop_instances(stack, say)
+            _stop(supervisor, ("gateway", "prefect", "mlflow"), say)
+            _end_supervisord(supervisor)
+            say("supervisor", "stopped")
+        left = marked(stack)
+        if left:
+            say("strays", f"ending {len(left)}")
+            end(left, DRAIN_S)
+    say("stack", "down")
+
+
+# --- supervisord --------------------------------------------------------------------------------------------------
+
+
+def _supervisord(stack: Stack, conf: str, say: Say) -> Supervisor:
+    """A supervisord that answers and knows ``conf``; one with another configuration is replaced."""
+    supervisor, file = Supervisor(str(stack.supervisor_socket)), stack.run / "supervisor.conf"
+    pid = _pid(supervisor)
+    if pid and file.exists() and file.read_text() == conf:
+        end(_blocking(stack, pid), GRACE_S)
+        say("supervisor", "ready")
+        return supervisor
+    if pid:
+        say("supervisor", "settings have changed: starting anew")
+        _end_supervisord(supervisor)
+    left = marked(stack)
+    if left:
+        say("supervisor", f"ending {len(left)} processes that a crash left behind")
+        end(left, DRAIN_S)
+    say("supervisor", "starting")
+    write_aside(file, conf)
+    _launch(stack, file)
+    _until(lambda: _pid(supervisor) is not None, 30.0, "supervisor", stack.logs / "supervisor.log")
+    say("supervisor", "ready")
+    return supervisor
+
+
+def _launch(stack: Stack, conf: Path) -> None:
+    """supervisord detaches itself, so it outlives the caller and its terminal."""
+    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(conf)]
+    done = subprocess.run(
+        command, cwd=stack.home, env=process_environment(stack, os.environ), stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=30, start_new_session=True,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise Unavailable(f"supervisord did not start: {done.stderr.strip()[-500:]}")
+
+
+def _pid(supervisor: Supervisor) -> int | None:
+    try:
+        return int(supervisor.call("getPID"))
+    except Unavailable:
+        return None
+
+
+def _blocking(stack: Stack, pid: int) -> list[psutil.Process]:
+    """Ours, unknown to this supervisord, and on a port of a part. Others may be flows whose worker died: they stay."""
+    ports = {stack.ports.gateway, stack.ports.agent, stack.ports.prefect, stack.ports.mlflow}
+    return [process for process in strays(stack, pid) if _ports_of(process) & ports]
+
+
+def _ports_of(process: psutil.Process) -> set[int]:
+    try:
+        return {c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    except psutil.Error:
+        return set()
+
+
+def _end_supervisord(supervisor: Supervisor) -> None:
+    """It stops what it runs, instances drained, and ends."""
+    pid = _pid(supervisor)
+    supervisor.call("shutdown")
+    if pid:
+        with contextlib.suppress(psutil.Error):
+            psutil.wait_procs([psutil.Process(pid)], timeout=DRAIN_S)
+
+
+# --- parts --------------------------------------------------------------------------------------------------------
+
+
+def _run(supervisor: Supervisor, part: Part, say: Say) -> None:
+    """Start a part if it does not run, and wait until it can serve. Raises Unavailable with the end of its log."""
+    if _start(supervisor, part):
+        say(part.name, "starting")
+    began = time.monotonic()
+    _wait(supervisor, part, lambda: answers(part.probe or ""))
+    say(part.name, f"ready ({time.monotonic() - began:.1f} s)" if time.monotonic() - began > LOOK_S else "ready")
+
+
+def _start(supervisor: Supervisor, part: Part) -> bool:
+    """Whether it had to be started."""
+    info = supervisor.info(part.name)
+    if info and info["state"] in (ProcessStates.RUNNING, ProcessStates.STARTING):
+        return False
+    if info and info["state"] == ProcessStates.STOPPING:
+        _until(lambda: supervisor.info(part.name)["state"] in ENDED, GRACE_S, part.name, Path(part.program.log))
+    supervisor.call("startProcess", part.name, False, ignore=Faults.ALREADY_STARTED)
+    return True
+
+
+def _wait(supervisor: Supervisor, part: Part, ready: Callable[[], bool]) -> None:
+    log = Path(part.program.log)
+
+    def done() -> bool:
+        if ready():
+            return True
+        if supervisor.info(part.name)["state"] in ENDED:
+            raise Unavailable(f"{part.name} ended while it was starting; the end of {log}: {tail(log)}")
+        return False
+
+    _until(done, part.ready_s, part.name, log)
+
+
+def answers(url: str) -> bool:
+    """Whether a server is there and not failing (any status below 500)."""
+    try:
+        return httpx.get(url, timeout=2.0, trust_env=False).status_code < 500
+    except httpx.HTTPError:
+        return False
+
+
+def _serve(stack: Stack, supervisor: Supervisor, parts: dict[str, Part], say: Say) -> None:
+    """Envoy, then the agent that steers it."""
+    info = supervisor.info("gateway")
+    if not info or info["state"] in ENDED:
+        write_bootstrap(stack.gateway())
+    _run(supervisor, parts["gateway"], say)
+    _run(supervisor, parts["agent"], say)
+
+
+def _flows(stack: Stack, supervisor: Supervisor, worker: Part, prefect: Future[None], say: Say) -> None:
+    """The work pool, its worker, and beside its start the deployments."""
+    prefect.result()
+    ensure_pool(stack)
+    if _start(supervisor, worker):
+        say("worker", "starting")
+    say("deployments", "deployed" if ensure_deployments(stack) else "ready")
+    since = float(supervisor.info("worker")["start"])
+    _wait(supervisor, worker, lambda: worker_is_online(stack, since))
+    say("worker", "ready")
+
+
+def _webhook(stack: Stack, say: Say) -> None:
+    """MLflow tells the agent of aliases. Kept in mind beside MLflow's database: asking again costs seconds."""
+    secret, url = key(stack, "mlflow-webhook", str), f"{stack.agent_url}/hooks/mlflow"
+    mark, now = stack.home / "mlflow" / "webhook.sha256", hashlib.sha256(f"{url} {secret}".encode()).hexdigest()
+    if not mark.exists() or mark.read_text() != now:
+        registry: Any = open_registry(stack.registry())
+        registry.ensure_webhook(url, secret)
+        write_aside(mark, now)
+    say("webhook", "ready")
+
+
+def _stop(supervisor: Supervisor, names: tuple[str, ...], say: Say) -> None:
+    """SIGTERM to these parts at once; return when all have ended (supervisord kills the deaf)."""
+    for name in names:
+        supervisor.stop(name)
+    for name in names:
+        _until(lambda name=name: _ended(supervisor, name), GRACE_S + 10, name, None)
+        say(name, "stopped")
+
+
+def _ended(supervisor: Supervisor, name: str) -> bool:
+    info = supervisor.info(name)
+    return info is None or info["state"] in ENDED
+
+
+def _stop_instances(stack: Stack, say: Say) -> None:
+    """All instances drain at once, while the gateway still carries their open streams."""
+    platform = SupervisorPlatform(stack.platform())
+    alive = [each for each, seen in platform.running().items() if seen.state is not ProcessState.EXITED]
+    for each in alive:
+        say(each, "draining")
+        platform.stop(each)
+    for each in alive:
+        _until(lambda each=each: platform.running()[each].state is ProcessState.EXITED, DRAIN_S, each, None)
+        say(each, "stopped")
+
+
+def _until(holds: Callable[[], bool], limit_s: float, what: str, log: Path | None) -> None:
+    deadline = time.monotonic() + limit_s
+    while not holds():
+        if time.monotonic() > deadline:
+            raise Unavailable(f"{what} took over {limit_s:.0f} s" + (f"; the end of {log}: {tail(log)}" if log else ""))
+        time.sleep(LOOK_S)
+
+
+def _all_of(*futures: Future[None]) -> None:
+    for future in futures:
+        future.result()

@@ -1,0 +1,109 @@
+"""What runs of the stack, and how it is. Changes nothing, and answers also when nothing runs."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from supervisor.states import ProcessStates, getProcessStateDescription
+
+from cli.parts import Part, parts
+from cli.processes import listening_port, marked, memory_mib
+from cli.stack import answers
+from configs.stack import Stack
+from platforms.on_process import Supervisor
+from rollout.errors import Unavailable
+
+ALIVE = (ProcessStates.RUNNING, ProcessStates.STARTING, ProcessStates.STOPPING)
+
+
+@dataclass(frozen=True)
+class PartStatus:
+    """One line of ``roundhouse status``. Health: ready, starting, running, stopping, stopped, failed, stray."""
+
+    name: str
+    pid: int | None
+    port: int | None
+    health: str
+    memory_mib: float | None
+    detail: str = ""
+
+
+def status(stack: Stack) -> list[PartStatus]:
+    """Each part, then each instance, then what a crash left behind."""
+    infos, pid = _infos(stack)
+    known = parts(stack, webhook_key="")
+    with ThreadPoolExecutor(len(known)) as pool:
+        lines = list(pool.map(lambda part: _part(part, infos.get(part.name)), known))
+    names = {part.name for part in known}
+    instances = [_instance(info) for name, info in sorted(infos.items()) if name not in names]
+    return [_supervisor(stack, pid), *lines, *instances, *_strays(stack, pid)]
+
+
+def _infos(stack: Stack) -> tuple[dict[str, dict[str, Any]], int | None]:
+    supervisor = Supervisor(str(stack.supervisor_socket))
+    try:
+        return {info["name"]: info for info in supervisor.call("getAllProcessInfo")}, int(supervisor.call("getPID"))
+    except Unavailable:
+        return {}, None
+
+
+def _supervisor(stack: Stack, pid: int | None) -> PartStatus:
+    if pid is None:
+        return PartStatus("supervisor", None, None, "stopped", None, "start it with `roundhouse up`")
+    return PartStatus("supervisor", pid, None, "ready", memory_mib(pid, below=False), str(stack.supervisor_socket))
+
+
+def _part(part: Part, info: dict[str, Any] | None) -> PartStatus:
+    if info is None or info["state"] not in ALIVE:
+        return PartStatus(part.name, None, part.port, state_word(info), None, detail(info))
+    ready = part.probe is None or answers(part.probe)
+    health = state_word(info) if ready else "starting" if time.time() - info["start"] < part.ready_s else "failed"
+    why = detail(info) if ready else f"{part.probe} does not answer; see {part.program.log}"
+    return PartStatus(part.name, info["pid"], part.port, health, memory_mib(info["pid"]), why)
+
+
+def _instance(info: dict[str, Any]) -> PartStatus:
+    pid = info["pid"] or None
+    health = "running" if info["state"] == ProcessStates.RUNNING else state_word(info)
+    memory, port = (memory_mib(pid), listening_port(pid)) if pid else (None, None)
+    return PartStatus(info["name"], pid, port, health, memory, detail(info))
+
+
+def _strays(stack: Stack, pid: int | None) -> list[PartStatus]:
+    """Without a supervisord whatever carries our mark was left behind."""
+    if pid:
+        return []
+    return [
+        PartStatus(each.name(), each.pid, listening_port(each.pid), "stray", memory_mib(each.pid, below=False))
+        for each in marked(stack)
+    ]
+
+
+def state_word(info: dict[str, Any] | None) -> str:
+    """supervisord's state in our words."""
+    if info is None:
+        return "stopped"
+    match info["state"]:
+        case ProcessStates.RUNNING:
+            return "ready"
+        case ProcessStates.STARTING:
+            return "starting"
+        case ProcessStates.STOPPING:
+            return "stopping"
+        case ProcessStates.FATAL | ProcessStates.BACKOFF:
+            return "failed"
+    return "stopped"
+
+
+def detail(info: dict[str, Any] | None) -> str:
+    """How long it runs, or how it ended."""
+    if info is None:
+        return ""
+    if info["state"] in ALIVE:
+        return f"up {max(0, info['now'] - info['start'])} s"
+    if info["spawnerr"]:
+        return str(info["spawnerr"])
+    return f"{getProcessStateDescription(info['state']).lower()}, status {info['exitstatus']}" if info["start"] else ""

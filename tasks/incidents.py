@@ -1,0 +1,43 @@
+"""What ends a stage besides the judge: an instance that died in the middle of it, or a release that nobody can stop."""
+
+from __future__ import annotations
+
+import os
+
+from rollout.errors import RoundhouseError
+from rollout.nouns import Health, Outcome, Verdict
+from store.port import InstanceState
+
+Pids = dict[str, int | None]
+
+
+class Orphaned(RoundhouseError):
+    """The worker that started this run is gone: nobody could cancel it any more, so it ends itself."""
+
+
+def pids(instances: list[InstanceState]) -> Pids:
+    """Which process each ready instance is."""
+    return {i.id: i.pid for i in instances if i.health is Health.READY}
+
+
+def incident(before: Pids, instances: list[InstanceState], stable: int | None, candidate: int) -> Verdict | None:
+    """A verdict when an instance died since ``before``; None when all is well, or stable is not back yet.
+
+    While stable has no instance the candidate keeps serving; once stable is back, the comparison is void.
+    """
+    changed = [i for i in instances if i.id in before and (i.health is not Health.READY or i.pid != before[i.id])]
+    for instance in changed:
+        if instance.version == candidate:
+            why = instance.reason or "it was started anew"
+            return Verdict(Outcome.ROLL_BACK, f"the candidate's instance {instance.id} died while it served: {why}")
+    lost = [i for i in changed if i.version == stable]
+    if lost and any(i.version == stable and i.health is Health.READY for i in instances):
+        names = ", ".join(i.id for i in lost)
+        return Verdict(Outcome.ROLL_BACK, f"stable's instance {names} died during the stage: the comparison is void")
+    return None
+
+
+def check_parent(parent: int) -> None:
+    """Raises Orphaned when the process that started this one is gone."""
+    if os.getppid() != parent:
+        raise Orphaned("the worker of this run is gone; the release ends and all traffic is on stable")

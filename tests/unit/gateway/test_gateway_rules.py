@@ -1,0 +1,130 @@
+"""Our rules: what is refused, what the refusal says, what counts as numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from gateway_states import ALICE, LEASE, backend, chat, two_services
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.port import Backend, Endpoint, GatewayState, ServiceRoute, Token
+from gateway.rules import check, hidden, numbers_only
+from rollout.errors import Refused
+from rollout.nouns import Lease
+
+
+def refusal(*services: ServiceRoute) -> Refused:
+    """What ``check`` says of these services."""
+    with pytest.raises(Refused) as refused:
+        check(GatewayState(services))
+    return refused.value
+
+
+def lease(**changes: Any) -> Lease:
+    """The usual lease with changes."""
+    return dataclasses.replace(LEASE, **changes)
+
+
+def at(host: str = "127.0.0.1", port: int = 18010, instance: str = "chat-v1-0") -> ServiceRoute:
+    """A service with one instance at this address."""
+    return chat(backends=(Backend(1, (Endpoint(instance, host, port),)),))
+
+
+def test_a_good_state_passes() -> None:
+    """A canary on one service and an empty second one break no rule."""
+    check(two_services())
+    check(GatewayState())
+
+
+@pytest.mark.parametrize(
+    ("service", "field", "value"),
+    [
+        (ServiceRoute("", ()), "service.name", ""),
+        (ServiceRoute("Chat", ()), "service.name", "Chat"),
+        (ServiceRoute("chat@v1", ()), "service.name", "chat@v1"),
+        (ServiceRoute("x" * 41, ()), "service.name", "x" * 41),
+        (chat(stable=3), "service chat: stable", 3),
+        (chat(backends=(backend(1), backend(1))), "service chat: versions", 1),
+        (chat(backends=(backend(0),), stable=None), "service chat: version", 0),
+        (chat(lease(candidate=3)), "service chat: lease: candidate", 3),
+        (chat(lease(candidate=1)), "service chat: lease: candidate", 1),
+        (chat(LEASE, stable=None), "service chat: lease", "release-7"),
+        (chat(lease(canary_permille=1001)), "service chat: lease: canary_permille", 1001),
+        (chat(lease(mirror_permille=-1)), "service chat: lease: mirror_permille", -1),
+        (chat(lease(until_ms=LEASE.from_ms)), "service chat: lease: until_ms", LEASE.from_ms),
+        (chat(lease(until_ms=LEASE.from_ms + 60_001)), "service chat: lease: until_ms", LEASE.from_ms + 60_001),
+        (chat(lease(release="")), "service chat: lease: release", ""),
+        (chat(response_timeout_s=0.0), "service chat: response_timeout_s", 0.0),
+        (chat(response_timeout_s=float("nan")), "service chat: response_timeout_s", None),
+        (chat(body_limit_bytes=0), "service chat: body_limit_bytes", 0),
+        (chat(body_limit_bytes=(16 << 20) + 1), "service chat: body_limit_bytes", (16 << 20) + 1),
+        (at(port=0), "service chat v1: port", 0),
+        (at(port=65536), "service chat v1: port", 65536),
+        (at(port=8080), "service chat v1: port", 8080),
+        (at(port=9090), "service chat v1: port", 9090),
+        (at(host="localhost"), "service chat v1: host", "localhost"),
+        (at(instance="a b"), "service chat v1: instance", "a b"),
+    ],
+)
+def test_a_broken_rule_names_field_and_value(service: ServiceRoute, field: str, value: object) -> None:
+    """Each refusal names the field and the value, and says how to mend it."""
+    refused = refusal(service)
+    assert refused.field == field
+    assert value is None or refused.value == value
+    assert refused.rule and refused.fix
+
+
+def test_names_and_addresses_are_unique() -> None:
+    """Two services of one name, two instances on one port, two of one id: refused."""
+    assert refusal(ServiceRoute("a", ()), ServiceRoute("a", ())).value == "a"
+    twins = Backend(1, (Endpoint("i0", "127.0.0.1", 18010), Endpoint("i1", "127.0.0.1", 18010)))
+    assert refusal(chat(backends=(twins,))).value == "127.0.0.1:18010"
+    named = Backend(1, (Endpoint("i0", "127.0.0.1", 18010), Endpoint("i0", "127.0.0.1", 18011)))
+    assert refusal(chat(backends=(named,))).value == "i0"
+
+
+@pytest.mark.parametrize("secret", ["", "short", "with blank", "umlaut-äöü", "line\nbreak", "x" * 513])
+def test_a_token_must_survive_a_header(secret: str) -> None:
+    """Empty, short, blank or unprintable tokens are refused without being shown."""
+    refused = refusal(ServiceRoute("chat", (Token("alice", secret),)))
+    assert refused.field == "service chat: token.secret"
+    assert not secret or secret not in str(refused)
+
+
+def test_one_token_opens_one_service() -> None:
+    """The same token for two clients or services is refused, naming the clients and not the token."""
+    refused = refusal(ServiceRoute("a", (ALICE,)), ServiceRoute("b", (Token("bob", ALICE.secret),)))
+    assert "bob" in str(refused) and "alice" in str(refused)
+    assert ALICE.secret not in str(refused)
+
+
+def test_secrets_are_hidden_in_foreign_words() -> None:
+    """Whatever Envoy prints, a token of ours is struck out."""
+    said = f"Duplicated credential key: '{ALICE.secret}'"
+    assert hidden(said, None, two_services()) == "Duplicated credential key: '***'"
+
+
+@given(st.integers(0, 1000), st.integers(0, 1000), st.integers(1, 60_000), st.booleans())
+def test_leases_are_numbers(canary: int, mirror: int, window: int, had: bool) -> None:
+    """Any lease begun, changed or ended is a change of numbers, and passes the rules."""
+    until_ms = LEASE.from_ms + window
+    new = GatewayState((chat(lease(canary_permille=canary, mirror_permille=mirror, until_ms=until_ms)),))
+    check(new)
+    old = GatewayState((chat(LEASE if had else None),))
+    assert numbers_only(old, new)
+    assert numbers_only(new, old)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [chat(stable=2), chat(backends=(backend(1),)), chat(body_limit_bytes=7), chat(response_timeout_s=6.0)],
+)
+def test_all_else_is_structure(changed: ServiceRoute) -> None:
+    """Another stable, other instances, limits or tokens, a first state: the binary is asked."""
+    assert not numbers_only(GatewayState((chat(),)), GatewayState((changed,)))
+    assert not numbers_only(None, GatewayState((chat(),)))
+    renamed = dataclasses.replace(chat(), tokens=(Token("eve", "token-of-eve"),))
+    assert not numbers_only(GatewayState((chat(),)), GatewayState((renamed,)))

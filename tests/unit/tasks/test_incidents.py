@@ -1,0 +1,31 @@
+"""An instance that dies in the middle of a stage ends it, the careful way."""
+
+from __future__ import annotations
+
+from rollout.nouns import Health, Outcome
+from store.port import InstanceState
+from tasks.incidents import incident, pids
+
+
+def instance(version, pid=7, health=Health.READY):
+    return InstanceState(f"chat-v{version}-0", "chat", version, 0, "127.0.0.1", 18100 + version, health, pid)
+
+
+def test_no_incident_while_all_live():
+    """The same processes, all ready."""
+    both = [instance(1), instance(2)]
+    assert incident(pids(both), both, 1, 2) is None
+
+
+def test_a_dead_candidate_rolls_back():
+    """Dead, or already started anew: both are a candidate that died under traffic."""
+    before = pids([instance(1), instance(2)])
+    for now in (instance(2, health=Health.BACKOFF), instance(2, pid=8)):
+        assert incident(before, [instance(1), now], 1, 2).outcome is Outcome.ROLL_BACK
+
+
+def test_a_dead_stable_is_waited_for_and_then_the_comparison_is_void():
+    """While stable is away the candidate serves; once it is back all traffic goes there."""
+    before = pids([instance(1), instance(2)])
+    assert incident(before, [instance(1, health=Health.STARTING), instance(2)], 1, 2) is None
+    assert incident(before, [instance(1, pid=9), instance(2)], 1, 2).outcome is Outcome.ROLL_BACK
