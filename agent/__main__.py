@@ -15,22 +15,26 @@ from agent.app import make_app, prefect_emitter
 from agent.probes import Probes
 from agent.reconcile import Parts, Reconciler
 from configs.stack import Stack, load_stack
-from gateway.port import open_gateway
+from gateway.port import EnvoySettings, open_gateway
+from gateway.records import rotate
 from gateway.tokens import TokenFile
 from platforms.port import open_platform
 from store.port import Store, open_store
 
 LOOK_S = 0.1
 STUCK_S = 20.0
+TIDY_S = 10.0
+RECORDS_BYTES = 64 << 20  # of one file of records, before the next is begun
+RECORDS_FILES = 4
 log = logging.getLogger("roundhouse.agent")
 
 
 class Loop:
-    """Ticks in a thread of its own: at once when desired state has changed, else five times a second."""
+    """Ticks in a thread of its own, ten times a second."""
 
-    def __init__(self, reconciler: Reconciler, store: Store) -> None:
-        self._reconciler, self._store = reconciler, store
-        self._last = time.monotonic()
+    def __init__(self, reconciler: Reconciler, gateway: EnvoySettings) -> None:
+        self._reconciler, self._gateway = reconciler, gateway
+        self._last = self._tidied = time.monotonic()
         self._thread = threading.Thread(target=self._turn, name="reconcile", daemon=True)
 
     def start(self) -> None:
@@ -47,7 +51,18 @@ class Loop:
                 self._reconciler.tick()
             except Exception:  # whatever it is, the next tick starts from what is real
                 log.exception("tick failed")
+            self._tidy()
             time.sleep(LOOK_S)
+
+    def _tidy(self) -> None:
+        """Keep the records bounded on disk."""
+        if time.monotonic() - self._tidied < TIDY_S:
+            return
+        self._tidied = time.monotonic()
+        try:
+            rotate(self._gateway, RECORDS_BYTES, RECORDS_FILES)
+        except Exception:
+            log.exception("the records could not be rotated")
 
 
 def main() -> int:
@@ -60,7 +75,7 @@ def main() -> int:
         log.error("another agent already runs on %s", stack.home)
         return 4
     store = open_store(stack.store())
-    loop = Loop(Reconciler(_parts(stack, store)), store)
+    loop = Loop(Reconciler(_parts(stack, store)), stack.gateway())
     loop.start()
     secret = (stack.secrets / "mlflow-webhook").read_text().strip()
     app = make_app(store, secret, prefect_emitter(stack.prefect_api), loop.alive)

@@ -82,8 +82,8 @@ class Reconciler:
             version = versions.get((instance.service, instance.version))
             try:
                 self._move(instance, version, running.get(instance.id))
-            except RoundhouseError as error:  # one that cannot be moved must not hold up the others
-                log.warning("%s: %s", instance.id, error)
+            except Exception as error:  # one that cannot be moved must not hold up the others
+                log.warning("%s: %s", instance.id, error, exc_info=not isinstance(error, RoundhouseError))
                 later = replace(instance, health=Health.BACKOFF, reason=str(error), retry_at=self._p.clock() + 5.0)
                 if instance.health is Health.STARTING:
                     self._p.store.put_instance(later)

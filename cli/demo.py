@@ -161,8 +161,8 @@ def _good(facts: dict[str, Any]) -> bool:
 
 
 def _tell(show: Demo, facts: dict[str, Any]) -> None:
-    phases = ("register", "fetch", "build", "warm up", "stress", "evidence", "orchestration")
-    columns = ("version", "engine", "verdict", *phases, "all, s")
+    phases = ("register", "fetch", "build", "warm up", "stress", "evidence")
+    columns = ("v", "engine", "verdict", *phases, "all")
     rows = [
         (
             r["version"],
@@ -176,12 +176,11 @@ def _tell(show: Demo, facts: dict[str, Any]) -> None:
     out.print()
     show_table("Three releases, in seconds", columns, rows)
     numbers = [_finding(r["version"], f) for r in facts["releases"] for f in r["findings"]]
-    show_table(
-        "The numbers behind the verdicts", ("version", "metric", "says", "candidate / stable", "bound", "n"), numbers
-    )
+    show_table("The numbers behind the verdicts", ("v", "metric", "says", "candidate to stable", "bound", "n"), numbers)
     out.print(
         f"The client sent {facts['requests_sent']} requests and got {facts['tokens']} tokens: "
-        f"{facts['requests_failed']} requests failed, {facts['streams_cut']} streams were cut. All in {facts['seconds']} s.\n"
+        f"{facts['requests_failed']} requests failed, {facts['streams_cut']} streams were cut. "
+        f"All in {facts['seconds']} s.\n"
     )
     _tell_how_to_call(show.stack)
 
@@ -206,7 +205,8 @@ def _tell_how_to_call(stack: Stack) -> None:
         '    -d \'{"prompt": "The capital of France is", "max_tokens": 16}\'\n\n'
         f'With the openai package:\n  from openai import OpenAI\n  client = OpenAI(base_url="{url}", api_key="...")\n'
         '  client.completions.create(model="demo", prompt="The capital of France is", max_tokens=16)\n\n'
-        "The stack stays up: `roundhouse status`, `roundhouse traffic demo`, `roundhouse call demo`. `make clean` ends it.",
+        "The stack stays up: `roundhouse status`, `roundhouse traffic demo`, `roundhouse call demo`.\n"
+        "(The command is in .venv/bin.) `make clean` ends it.",
         markup=False,
     )
 

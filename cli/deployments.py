@@ -19,6 +19,7 @@ from platforms.on_process import write_aside
 from rollout.errors import NotFound, Unavailable
 
 DEPLOY_S = 180.0
+SILENT_S = 90  # three heartbeats: then a run whose worker died with it counts as crashed
 
 
 def ensure_pool(stack: Stack) -> None:
@@ -35,6 +36,7 @@ def ensure_deployments(stack: Stack) -> bool:
     if mark.exists() and mark.read_text() == now:
         return False
     _deploy(stack)
+    _ensure_automation(stack)
     write_aside(mark, now)
     return True
 
@@ -85,6 +87,34 @@ def _deploy(stack: Stack) -> None:
             raise Unavailable(f"deploying prefect.yaml took over {DEPLOY_S:.0f} s; see {log.name}") from error
     if done.returncode != 0:
         raise Unavailable(f"prefect.yaml was not deployed (see {log.name}): {tail(Path(log.name))}")
+
+
+def _ensure_automation(stack: Stack) -> None:
+    """A run that died together with its worker would be shown as running for ever; Prefect turns it to crashed."""
+    wanted = dead_runs()
+    found = _post(stack, "/automations/filter", {"automations": {"name": {"any_": [wanted["name"]]}}})
+    if found.is_success and found.json():
+        return
+    answer = _post(stack, "/automations/", wanted)
+    if answer.is_error:
+        raise Unavailable(f"Prefect refused the automation {wanted['name']}: {answer.text[:300]}")
+
+
+def dead_runs() -> dict[str, Any]:
+    """The automation that Prefect's documentation recommends for runs that stop sending heartbeats."""
+    beat, ends = "prefect.flow-run.heartbeat", ("Completed", "Failed", "Cancelled", "Crashed", "Suspended", "Paused")
+    trigger = {
+        "type": "event",
+        "posture": "Proactive",
+        "after": [beat],
+        "expect": [beat, *(f"prefect.flow-run.{end}" for end in ends)],
+        "match": {"prefect.resource.id": ["prefect.flow-run.*"]},
+        "for_each": ["prefect.resource.id"],
+        "threshold": 1,
+        "within": SILENT_S,
+    }
+    action = {"type": "change-flow-run-state", "state": "CRASHED", "message": f"no heartbeat for {SILENT_S} s"}
+    return {"name": "crash-dead-runs", "enabled": True, "trigger": trigger, "actions": [action]}
 
 
 def tail(path: Path, lines: int = 5) -> str:

@@ -12,6 +12,7 @@ import typer
 
 from cli import model_commands, release_commands, traffic_commands, use_commands
 from cli.demo import demo
+from cli.engine_stress import stress_engine
 from cli.screen import complain
 from cli.stack_commands import down, status, up
 from rollout.errors import RoundhouseError
@@ -38,6 +39,7 @@ for command in (
     use_commands.stress,
     use_commands.logs,
     use_commands.call,
+    stress_engine,
     demo,
 ):
     app.command()(command)

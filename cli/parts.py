@@ -1,9 +1,9 @@
-"""The parts of the stack: how each is started, and how to ask whether it can serve. Pure but for Envoy's lookup."""
+"""The parts of the stack: how each is started, and how to ask whether it can serve."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.stack import Stack, StackFile
@@ -18,16 +18,25 @@ _KEY = "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"
 
 @dataclass(frozen=True)
 class Part:
-    """One part. ``probe`` is an address that answers (below status 500) when the part can serve."""
+    """One part as seen from outside. ``probe`` is an address that answers (below status 500) when it can serve."""
 
-    program: Program
+    name: str
+    log: Path
     port: int | None = None
     probe: str | None = None
     ready_s: float = 60.0
 
-    @property
-    def name(self) -> str:
-        return self.program.name
+
+def parts(stack: Stack) -> tuple[Part, ...]:
+    """All parts, in the order in which they are shown."""
+    ports, log = stack.ports, stack.logs
+    return (
+        Part("mlflow", log / "mlflow.log", ports.mlflow, f"{stack.mlflow_url}/health", ready_s=120.0),
+        Part("prefect", log / "prefect.log", ports.prefect, f"{stack.prefect_api}/health", ready_s=120.0),
+        Part("gateway", log / "gateway.log", ports.gateway, f"{stack.gateway_url}/"),
+        Part("agent", log / "agent.log", ports.agent, f"{stack.agent_url}/healthz"),
+        Part("worker", log / "worker.log"),
+    )
 
 
 def daemon(stack: Stack) -> Daemon:
@@ -41,63 +50,30 @@ def daemon(stack: Stack) -> Daemon:
     )
 
 
-def parts(stack: Stack, webhook_key: str) -> tuple[Part, ...]:
-    """All parts, in the order in which they are shown."""
-    return (_mlflow(stack, webhook_key), _prefect(stack), _gateway(stack), _agent(stack), _worker(stack))
-
-
-def render(stack: Stack, all_parts: tuple[Part, ...]) -> str:
-    """The whole supervisord configuration."""
-    return render_daemon(daemon(stack), tuple(part.program for part in all_parts))
-
-
-def _mlflow(stack: Stack, key: str) -> Part:
-    argv, env = mlflow_server(stack.home / "mlflow", stack.host, stack.ports.mlflow, key)
-    secrets = {name: env.pop(name) for name in (_KEY,)}
-    program = _program(stack, "mlflow", argv, env, secrets)
-    return Part(program, stack.ports.mlflow, f"{stack.mlflow_url}/health", ready_s=120.0)
-
-
-def _prefect(stack: Stack) -> Part:
-    program = _program(stack, "prefect", [_beside_python("prefect"), "server", "start"])
-    return Part(program, stack.ports.prefect, f"{stack.prefect_api}/health", ready_s=120.0)
-
-
-def _gateway(stack: Stack) -> Part:
-    program = _program(stack, "gateway", envoy_command(stack.gateway()))
-    return Part(program, stack.ports.gateway, f"{stack.gateway_url}/")
-
-
-def _agent(stack: Stack) -> Part:
-    program = _program(stack, "agent", [sys.executable, "-m", "agent"], directory=str(Path(__file__).parent.parent))
-    return Part(program, stack.ports.agent, f"{stack.agent_url}/healthz")
-
-
-def _worker(stack: Stack) -> Part:
-    argv = [*NICE, _beside_python("prefect"), "worker", "start", "--pool", POOL, "--type", "process", "--name", POOL]
-    return Part(_program(stack, "worker", argv, stop_s=15.0))
-
-
-def _program(
-    stack: Stack,
-    name: str,
-    argv: list[str],
-    env: dict[str, str] | None = None,
-    secrets: dict[str, str] | None = None,
-    directory: str | None = None,
-    stop_s: float = 10.0,
-) -> Program:
-    return Program(
-        name=name,
-        argv=tuple(argv),
-        log=str(stack.logs / f"{name}.log"),
-        env=env or {},
-        secrets=secrets or {},
-        directory=directory or str(stack.home),
-        stop_s=stop_s,
-        start_s=1,
-        restart=True,
+def programs(stack: Stack, webhook_key: str) -> tuple[Program, ...]:
+    """How each part is started. Makes MLflow's folders."""
+    mlflow, env = mlflow_server(stack.home / "mlflow", stack.host, stack.ports.mlflow, webhook_key)
+    secrets = {_KEY: env.pop(_KEY)}
+    prefect = _beside_python("prefect")
+    worker = [*NICE, prefect, "worker", "start", "--pool", POOL, "--type", "process", "--name", POOL]
+    code = str(Path(__file__).parent.parent)
+    return (
+        replace(_program(stack, "mlflow", mlflow), env=env, secrets=secrets),
+        _program(stack, "prefect", [prefect, "server", "start"]),
+        _program(stack, "gateway", envoy_command(stack.gateway())),
+        replace(_program(stack, "agent", [sys.executable, "-m", "agent"]), directory=code),
+        replace(_program(stack, "worker", worker), stop_s=15.0),
     )
+
+
+def render(stack: Stack, webhook_key: str) -> str:
+    """The whole supervisord configuration; the settings stand in its first line, so that any change is seen."""
+    return f"; {settings_text(stack)}" + render_daemon(daemon(stack), programs(stack, webhook_key))
+
+
+def _program(stack: Stack, name: str, argv: list[str]) -> Program:
+    log = str(stack.logs / f"{name}.log")
+    return Program(name, tuple(argv), log, directory=str(stack.home), start_s=1, restart=True)
 
 
 def _beside_python(program: str) -> str:

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cli.parts import Part, parts, settings_text
+from cli.parts import render, settings_text
 from cli.processes import marked
 from configs.environment import settings_file
 from configs.stack import Stack
@@ -58,8 +58,8 @@ def require_ports(stack: Stack) -> None:
             raise Conflict(f"{name}: {taken_by}. Fix: {fix}.")
 
 
-def prepare(stack: Stack) -> tuple[Part, ...]:
-    """Folders, keys and settings in place; the parts as they are to run. Raises Refused."""
+def prepare(stack: Stack) -> str:
+    """Folders, keys and settings in place; the text of supervisord's configuration. Raises Refused."""
     require_home(stack)
     for folder in (stack.home, stack.run, stack.logs, stack.secrets, stack.home / "tmp", stack.home / "prefect"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def prepare(stack: Stack) -> tuple[Part, ...]:
     key(stack, "mlflow-webhook", secrets.token_urlsafe)
     fernet = key(stack, "mlflow-fernet", lambda: base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())
     write_aside(settings_file(stack), settings_text(stack))
-    return parts(stack, fernet)
+    return render(stack, fernet)
 
 
 def key(stack: Stack, name: str, make: Callable[[], str]) -> str:

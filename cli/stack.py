@@ -19,7 +19,7 @@ from supervisor.states import ProcessStates
 from supervisor.xmlrpc import Faults
 
 from cli.deployments import ensure_deployments, ensure_pool, tail, worker_is_online
-from cli.parts import Part, render
+from cli.parts import Part, parts
 from cli.preparing import key, only_one, prepare, require_ports
 from cli.processes import end, marked, strays
 from configs.environment import process_environment
@@ -45,14 +45,14 @@ def up(stack: Stack, say: Say) -> None:
     require_ports(stack)
     say("ports", "ready")
     with only_one(stack):
-        parts = {part.name: part for part in prepare(stack)}
+        conf, by_name = prepare(stack), {part.name: part for part in parts(stack)}
         say("directories", "ready")
-        supervisor = _supervisord(stack, render(stack, tuple(parts.values())), say)
+        supervisor = _supervisord(stack, conf, say)
         with ThreadPoolExecutor(3) as pool:
-            mlflow = pool.submit(_run, supervisor, parts["mlflow"], say)
-            prefect = pool.submit(_run, supervisor, parts["prefect"], say)
-            agent = pool.submit(_serve, stack, supervisor, parts, say)
-            flows = pool.submit(_flows, stack, supervisor, parts["worker"], prefect, say)
+            mlflow = pool.submit(_run, supervisor, by_name["mlflow"], say)
+            prefect = pool.submit(_run, supervisor, by_name["prefect"], say)
+            agent = pool.submit(_serve, stack, supervisor, by_name, say)
+            flows = pool.submit(_flows, stack, supervisor, by_name["worker"], prefect, say)
             _all_of(prefect, mlflow, agent)
             _webhook(stack, say)
             _all_of(flows)
@@ -65,16 +65,33 @@ def down(stack: Stack, say: Say) -> None:
     with only_one(stack):
         supervisor = Supervisor(str(stack.supervisor_socket))
         if _pid(supervisor):
-            _stop(supervisor, ("worker", "agent"), say)
-            _stop_instances(stack, say)
-            _stop(supervisor, ("gateway", "prefect", "mlflow"), say)
-            _end_supervisord(supervisor)
-            say("supervisor", "stopped")
-        left = marked(stack)
-        if left:
-            say("strays", f"ending {len(left)}")
-            end(left, DRAIN_S)
+            _halt(stack, supervisor, say)
+        _sweep(stack, say)
     say("stack", "down")
+
+
+def _halt(stack: Stack, supervisor: Supervisor, say: Say) -> None:
+    """Everything under supervisord, and itself. The gateway goes after the instances whose streams it carries."""
+    _stop(supervisor, ("worker", "agent"), say)
+    _stop_instances(stack, say)
+    _stop(supervisor, ("gateway", "prefect", "mlflow"), say)
+    pid = _pid(supervisor)
+    supervisor.call("shutdown")
+    if pid:
+        with contextlib.suppress(psutil.Error):
+            psutil.wait_procs([psutil.Process(pid)], timeout=DRAIN_S)
+    say("supervisor", "stopped")
+
+
+def _sweep(stack: Stack, say: Say) -> None:
+    """End what a crash left behind; whoever holds the gateway's port last, so that open streams end well."""
+    left = marked(stack)
+    if not left:
+        return
+    say("supervisor", f"ending {len(left)} processes that were left behind")
+    gateway = [process for process in left if stack.ports.gateway in _ports_of(process)]
+    end([process for process in left if process not in gateway], DRAIN_S)
+    end(gateway, GRACE_S)
 
 
 # --- supervisord --------------------------------------------------------------------------------------------------
@@ -90,11 +107,8 @@ def _supervisord(stack: Stack, conf: str, say: Say) -> Supervisor:
         return supervisor
     if pid:
         say("supervisor", "settings have changed: starting anew")
-        _end_supervisord(supervisor)
-    left = marked(stack)
-    if left:
-        say("supervisor", f"ending {len(left)} processes that a crash left behind")
-        end(left, DRAIN_S)
+        _halt(stack, supervisor, say)
+    _sweep(stack, say)
     say("supervisor", "starting")
     write_aside(file, conf)
     _launch(stack, file)
@@ -134,15 +148,6 @@ def _ports_of(process: psutil.Process) -> set[int]:
         return set()
 
 
-def _end_supervisord(supervisor: Supervisor) -> None:
-    """It stops what it runs, instances drained, and ends."""
-    pid = _pid(supervisor)
-    supervisor.call("shutdown")
-    if pid:
-        with contextlib.suppress(psutil.Error):
-            psutil.wait_procs([psutil.Process(pid)], timeout=DRAIN_S)
-
-
 # --- parts --------------------------------------------------------------------------------------------------------
 
 
@@ -161,22 +166,20 @@ def _start(supervisor: Supervisor, part: Part) -> bool:
     if info and info["state"] in (ProcessStates.RUNNING, ProcessStates.STARTING):
         return False
     if info and info["state"] == ProcessStates.STOPPING:
-        _until(lambda: supervisor.info(part.name)["state"] in ENDED, GRACE_S, part.name, Path(part.program.log))
+        _until(lambda: supervisor.info(part.name)["state"] in ENDED, GRACE_S, part.name, part.log)
     supervisor.call("startProcess", part.name, False, ignore=Faults.ALREADY_STARTED)
     return True
 
 
 def _wait(supervisor: Supervisor, part: Part, ready: Callable[[], bool]) -> None:
-    log = Path(part.program.log)
-
     def done() -> bool:
         if ready():
             return True
         if supervisor.info(part.name)["state"] in ENDED:
-            raise Unavailable(f"{part.name} ended while it was starting; the end of {log}: {tail(log)}")
+            raise Unavailable(f"{part.name} ended while it was starting; the end of {part.log}: {tail(part.log)}")
         return False
 
-    _until(done, part.ready_s, part.name, log)
+    _until(done, part.ready_s, part.name, part.log)
 
 
 def answers(url: str) -> bool:
@@ -187,13 +190,13 @@ def answers(url: str) -> bool:
         return False
 
 
-def _serve(stack: Stack, supervisor: Supervisor, parts: dict[str, Part], say: Say) -> None:
+def _serve(stack: Stack, supervisor: Supervisor, by_name: dict[str, Part], say: Say) -> None:
     """Envoy, then the agent that steers it."""
     info = supervisor.info("gateway")
     if not info or info["state"] in ENDED:
         write_bootstrap(stack.gateway())
-    _run(supervisor, parts["gateway"], say)
-    _run(supervisor, parts["agent"], say)
+    _run(supervisor, by_name["gateway"], say)
+    _run(supervisor, by_name["agent"], say)
 
 
 def _flows(stack: Stack, supervisor: Supervisor, worker: Part, prefect: Future[None], say: Say) -> None:

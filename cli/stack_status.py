@@ -29,12 +29,13 @@ class PartStatus:
     health: str
     memory_mib: float | None
     detail: str = ""
+    instance: bool = False
 
 
 def status(stack: Stack) -> list[PartStatus]:
     """Each part, then each instance, then what a crash left behind."""
     infos, pid = _infos(stack)
-    known = parts(stack, webhook_key="")
+    known = parts(stack)
     with ThreadPoolExecutor(len(known)) as pool:
         lines = list(pool.map(lambda part: _part(part, infos.get(part.name)), known))
     names = {part.name for part in known}
@@ -61,7 +62,7 @@ def _part(part: Part, info: dict[str, Any] | None) -> PartStatus:
         return PartStatus(part.name, None, part.port, state_word(info), None, detail(info))
     ready = part.probe is None or answers(part.probe)
     health = state_word(info) if ready else "starting" if time.time() - info["start"] < part.ready_s else "failed"
-    why = detail(info) if ready else f"{part.probe} does not answer; see {part.program.log}"
+    why = detail(info) if ready else f"{part.probe} does not answer; see {part.log}"
     return PartStatus(part.name, info["pid"], part.port, health, memory_mib(info["pid"]), why)
 
 
@@ -69,7 +70,7 @@ def _instance(info: dict[str, Any]) -> PartStatus:
     pid = info["pid"] or None
     health = "running" if info["state"] == ProcessStates.RUNNING else state_word(info)
     memory, port = (memory_mib(pid), listening_port(pid)) if pid else (None, None)
-    return PartStatus(info["name"], pid, port, health, memory, detail(info))
+    return PartStatus(info["name"], pid, port, health, memory, detail(info), instance=True)
 
 
 def _strays(stack: Stack, pid: int | None) -> list[PartStatus]:

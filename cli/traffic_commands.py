@@ -48,8 +48,8 @@ def traffic(
     if as_json:
         show_json(rows)
         return
-    columns = ("service", "stable", "candidate", "canary %", "mirror %", "in force", "lease ends in s", "last 60 s")
-    show_table("", columns, [tuple(row.values()) for row in rows])
+    shown = [(r["service"], r["stable"], _asked(r), r["in_force"], r["seen"]) for r in rows]
+    show_table("", ("service", "stable", "asked for", "in force", "last 60 s"), shown)
 
 
 def mirror(
@@ -126,11 +126,19 @@ def traffic_rows(service: str) -> list[dict[str, Any]]:
     return rows
 
 
+def _asked(row: dict[str, Any]) -> str:
+    if row["candidate"] is None:
+        return "all on stable"
+    shares = f"{row['canary_percent']:g} % live, {row['mirror_percent']:g} % mirrored"
+    return f"v{row['candidate']}: {shares}, ends in {row['lease_left_s']} s"
+
+
 def _shown(split: dict[str, Any]) -> str:
     lease = split["lease"]
     if not lease or lease["until_ms"] <= time.time() * 1000:
         return f"v{split['stable']} 100 %"
-    return f"v{split['stable']} {100 - lease['canary_permille'] / 10:g} %, v{lease['candidate']} {lease['canary_permille'] / 10:g} %"
+    canary = lease["canary_permille"] / 10
+    return f"v{split['stable']} {100 - canary:g} %, v{lease['candidate']} {canary:g} %"
 
 
 def _seen(gateway: Any, service: str, now: float) -> str:

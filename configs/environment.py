@@ -78,6 +78,6 @@ def _prefect(stack: Stack) -> dict[str, str]:
         f"{recorder}_FLUSH_INTERVAL": "1",
         # kept in memory, a lease outlives its holder when the server restarts, and locks the service
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_WORKER_QUERY_SECONDS": "0.5",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engines import artifacts
-from engines.evaluate import evaluate
+from engines.evaluate import engine_at, evaluate
 from engines.local_model import read_local_model
 from engines.port import EngineSpec, LocalSettings, open_engine
 from rollout.errors import RoundhouseError
@@ -24,8 +24,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m engines", description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     build = verbs.add_parser("build", help="model files to an engine directory below --out")
-    build.add_argument("--model", type=Path, required=True, help="a GGUF file, or a folder with one or with safetensors")
-    build.add_argument("--name", default="", help="how the engine calls itself; the file's or folder's name if left out")
+    build.add_argument("--model", type=Path, required=True, help="a GGUF file, or a folder of model files")
+    build.add_argument("--name", default="", help="what the engine is called; the file's or folder's name if left out")
     build.add_argument("--quantization", default=EngineSpec.quantization)
     build.add_argument("--out", type=Path, required=True)
     for verb, text in (("verify", "hash an engine's files again"), ("evaluate", "speed and sanity of its answers")):
@@ -37,12 +37,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def engine_directory(place: Path) -> Path:
-    """``place`` itself, or the only engine in it. Raises Corrupt where there is none or more than one."""
-    inside = [p.parent for p in sorted(place.glob(f"*/{artifacts.MANIFEST}"))]
-    return inside[0] if len(inside) == 1 and not (place / artifacts.MANIFEST).exists() else place
-
-
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Do what was asked; what to print. Raises RoundhouseError."""
     if arguments.verb == "build":
@@ -50,10 +44,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         plan = kind.plan(read_local_model(arguments.model, arguments.name),
                          EngineSpec(quantization=arguments.quantization))
         return asdict(kind.build(plan, _show))
-    directory = engine_directory(arguments.engine)
     if arguments.verb == "verify":
-        return artifacts.verify(directory)
-    figures = evaluate(directory, EngineSpec(slots=1, threads=arguments.threads))
+        return artifacts.read_manifest(Path(engine_at(arguments.engine).directory))
+    figures = evaluate(arguments.engine, EngineSpec(slots=1, threads=arguments.threads))
     aside = arguments.out.with_name(arguments.out.name + ".new")
     aside.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     os.replace(aside, arguments.out)

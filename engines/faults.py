@@ -1,4 +1,4 @@
-"""Deliberate defects of an engine process: late, slow, failing and cut answers, to try what a release does with them."""
+"""Deliberate defects of an engine process: late, slow, failing and cut answers, to try what a release does."""
 
 from __future__ import annotations
 

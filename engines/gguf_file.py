@@ -26,7 +26,7 @@ _FETCH_AGAIN = "fetch the file again and compare its sha256 with the publisher's
 
 @dataclass(frozen=True)
 class Tensor:
-    """One row of the tensor table. ``shape`` is in NumPy order (rows first); ``offset`` counts from the file's start."""
+    """One row of the tensor table. ``shape`` is in NumPy order (rows first); ``offset`` is from the file's start."""
 
     name: str
     shape: tuple[int, ...]

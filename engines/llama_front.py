@@ -1,7 +1,8 @@
 """The HTTP front of an engine process: passes requests to llama.cpp, knows loading, waiting, draining and faults.
 
 A request waits here, not in llama.cpp, whose HTTP threads would be held by waiting requests until it cannot even
-answer for its health. One request more than there are slots is passed on, so that no slot idles between two requests.
+answer for its health; and a client that leaves while it waits costs nothing here. A client that leaves later ends a
+stream's work at once; unstreamed work ends when llama.cpp looks, which it does after a second without any result.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, UnixConnector, web
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, TCPConnector, web
 
 from engines.faults import Cut, FaultyPath
 
@@ -21,9 +22,10 @@ _HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "traile
 class Front:
     """One engine process as its clients see it."""
 
-    def __init__(self, socket: str, slots: int, max_queue: int, faults: FaultyPath) -> None:
-        self._socket, self._slots, self._room, self._faults = socket, slots, slots + max_queue, faults
-        self._gate = asyncio.Semaphore(slots + 1)
+    def __init__(self, slots: int, max_queue: int, faults: FaultyPath) -> None:
+        self._slots, self._room, self._faults = slots, slots + max_queue, faults
+        self._gate = asyncio.Semaphore(slots)
+        self._base = ""
         self._session: ClientSession | None = None
         self.state = "loading"
         self.open_requests = 0
@@ -45,9 +47,11 @@ class Front:
         app.on_cleanup.append(self._close)
         return app
 
-    def open(self) -> None:
-        """The model is loaded."""
-        self._session = ClientSession(connector=UnixConnector(self._socket, limit=0), auto_decompress=False,
+    def open(self, base: str) -> None:
+        """The model is loaded and served at ``base``. Each request gets a connection of its own: llama.cpp's server
+        closes a kept one whenever it likes, and holds a thread for it until then."""
+        self._base = base
+        self._session = ClientSession(connector=TCPConnector(limit=0, force_close=True), auto_decompress=False,
                                       timeout=ClientTimeout(total=None, sock_connect=5))
         self.state = "ok"
 
@@ -61,7 +65,7 @@ class Front:
     async def _metrics(self, _: web.Request) -> web.Response:
         theirs = ""
         if self._session and self.state != "loading":
-            async with self._session.get("http://engine/metrics") as response:
+            async with self._session.get(f"{self._base}/metrics") as response:
                 theirs = await response.text() if response.status == 200 else ""
         return web.Response(text=theirs + self._own_metrics(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
@@ -107,7 +111,7 @@ class Front:
         headers = end_to_end(request.headers)
         response: web.StreamResponse | None = None
         try:
-            async with self._session.request(request.method, f"http://engine{request.raw_path}", data=body,
+            async with self._session.request(request.method, f"{self._base}{request.raw_path}", data=body,
                                              headers=headers, allow_redirects=False) as upstream:
                 if upstream.content_length is not None:
                     return web.Response(status=upstream.status, headers=end_to_end(upstream.headers),

@@ -11,10 +11,8 @@ import argparse
 import asyncio
 import os
 import random
-import shutil
 import signal
 import sys
-import tempfile
 from asyncio.subprocess import PIPE, Process
 from pathlib import Path
 
@@ -23,8 +21,6 @@ from aiohttp import web
 from engines.faults import FaultyPath, describe
 from engines.llama_front import Front
 from engines.port import Faults
-
-_SOCKET_BYTES = 100  # sun_path holds 107
 
 
 def arguments_of(words: list[str]) -> argparse.Namespace:
@@ -49,16 +45,10 @@ def log(line: str) -> None:
     print(f"engine[{os.getpid()}] {line}", flush=True)
 
 
-def socket_directory() -> Path:
-    """A fresh directory whose socket path is short enough for the kernel."""
-    short = len(os.fsencode(tempfile.gettempdir())) < _SOCKET_BYTES - 32
-    return Path(tempfile.mkdtemp(prefix="engine-", dir=None if short else "/tmp"))
-
-
-async def start_child(arguments: argparse.Namespace, socket: Path) -> Process:
+async def start_child(arguments: argparse.Namespace) -> Process:
     """The process with the model in it; its log goes where ours goes."""
-    options = {"model": arguments.model, "name": arguments.name, "socket": socket, "slots": arguments.slots,
-               "context": arguments.context, "threads": arguments.threads, "parent": os.getpid()}
+    options = {"model": arguments.model, "name": arguments.name, "slots": arguments.slots, "context": arguments.context,
+               "threads": arguments.threads, "parent": os.getpid()}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return await asyncio.create_subprocess_exec(sys.executable, "-m", "engines.llama_child", *words,
                                                 stdin=PIPE, stdout=PIPE, stderr=sys.stdout.fileno())
@@ -75,17 +65,7 @@ async def listen(front: Front, host: str, port: int) -> web.AppRunner:
 async def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal or the child's death. The exit status."""
     faults = Faults(**{name: getattr(arguments, f"fault_{name}") for name in vars(Faults())})
-    directory = socket_directory()
-    try:
-        return await serve(arguments, faults, directory)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-async def serve(arguments: argparse.Namespace, faults: Faults, directory: Path) -> int:
-    """From listening to the end. The exit status."""
-    front = Front(str(directory / "llama.sock"), arguments.slots, arguments.max_queue,
-                  FaultyPath(faults, random.Random()))
+    front = Front(arguments.slots, arguments.max_queue, FaultyPath(faults, random.Random()))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -97,7 +77,7 @@ async def serve(arguments: argparse.Namespace, faults: Faults, directory: Path) 
     log(f"listening on {arguments.host}:{arguments.port}, loading {Path(arguments.model).name}")
     if describe(faults):
         log(f"WARNING: DELIBERATE FAULTS ARE ON: {describe(faults)}")
-    child = await start_child(arguments, directory / "llama.sock")
+    child = await start_child(arguments)
     status = await supervise(front, child, stop, arguments.drain_s)
     await runner.cleanup()
     await end(child)
@@ -111,7 +91,7 @@ async def supervise(front: Front, child: Process, stop: asyncio.Event, drain_s: 
     loaded = asyncio.create_task(child.stdout.readline())
     await asyncio.wait({dead, stopped, loaded}, return_when=asyncio.FIRST_COMPLETED)
     if not stopped.done() and loaded.done() and loaded.result():
-        front.open()
+        front.open(loaded.result().decode().strip())
         log("ready")
         await asyncio.wait({dead, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if not stopped.done():

@@ -19,7 +19,8 @@ class Admin:
     def __init__(self, socket: Path, timeout_s: float = 5.0) -> None:
         self._socket = socket
         transport = httpx.HTTPTransport(uds=str(socket))
-        self._client = httpx.Client(transport=transport, base_url="http://admin", timeout=timeout_s)
+        # Without the environment: a proxy named there would otherwise be asked for the host "admin".
+        self._client = httpx.Client(transport=transport, base_url="http://admin", timeout=timeout_s, trust_env=False)
 
     def stats(self, names: list[str]) -> Stats:
         """The values of the named stats; a name that Envoy does not know is absent."""

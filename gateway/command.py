@@ -93,7 +93,10 @@ def run_twin(twin: dict[str, Any], folder: Path) -> None:
         f.write(files.as_json(twin))
         f.flush()
         command = [str(envoy_binary()), "--mode", "validate", "-c", f.name, "-l", "error", "--disable-hot-restart"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_VALIDATE_S)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_VALIDATE_S)
+        except subprocess.TimeoutExpired as error:
+            raise Unavailable(f"Envoy did not finish checking the change within {_VALIDATE_S} s") from error
     if done.returncode != 0:
         raise GatewayRefused(_reason(done.stderr or done.stdout, f.name))
 

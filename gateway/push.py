@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
 from typing import Any
 
 from gateway import files
@@ -34,13 +33,14 @@ class Push:
     def __init__(self, layout: Layout, admin: Admin, timeout_s: float) -> None:
         self._layout, self._admin, self._timeout_s = layout, admin, timeout_s
         self._before: dict[str, bytes | None] = {}  # what each written file held, in the order of writing
-        self._refusals: dict[str, int] = {}
+        self._at_first: Stats = {}
         self._log_from = 0
 
     def make(self, rendered: dict[str, Doc]) -> None:
         """Bring Envoy to ``rendered``. Raises GatewayRefused with Envoy's reason, Unavailable."""
         self._log_from = len(files.read(self._layout.envoy_log) or b"")
-        self._refusals = self._count_refusals(rendered)  # an Envoy that does not answer is found out here
+        # An Envoy that does not answer is found out here, before anything is written.
+        self._at_first = self._admin.stats([stat for name in rendered for stat in _stats_of(name)])
         held, wanted = _by_name(self._on_disk(CDS)), _by_name(rendered[CDS])
         endpoints = {name: doc for name, doc in rendered.items() if name.startswith("eds-")}
         fresh = endpoints.keys() - {eds_file(name) for name in held}
@@ -93,20 +93,24 @@ class Push:
             (self._layout.xds / eds_file(name)).unlink(missing_ok=True)
 
     def _write(self, docs: dict[str, Doc]) -> set[str]:
-        """Write those of ``docs`` whose resources differ from the disk; their names."""
-        changed = {name: doc for name, doc in docs.items() if self._on_disk(name).get("resources") != doc["resources"]}
+        """Write those of ``docs`` that differ from the disk, or that Envoy did not take from there; their names."""
+        changed = {name: doc for name, doc in docs.items() if self._is_news(name, doc)}
         for name, doc in changed.items():
             path = self._layout.xds / name
             self._before.setdefault(name, files.read(path))
             files.put(path, files.as_json(doc))
         return set(changed)
 
+    def _is_news(self, name: str, doc: Doc) -> bool:
+        differs = self._on_disk(name).get("resources") != doc["resources"]
+        return differs or (name not in self._before and not self._holds(self._at_first, name))
+
     def _confirm(self, names: set[str]) -> None:
         """Wait until Envoy holds the files ``names`` and no cluster is warming."""
         deadline = time.monotonic() + self._timeout_s
         while names:
             stats = self._admin.stats([WARMING, *(s for n in names for s in _stats_of(n))])
-            refused = [n for n in names if _refusals(stats, n) > self._refusals.get(n, 0)]
+            refused = [n for n in names if _refusals(stats, n) > _refusals(self._at_first, n)]
             if refused:
                 raise GatewayRefused(self._reason(refused))
             if not stats.get(WARMING) and all(self._holds(stats, name) for name in names):
@@ -126,11 +130,6 @@ class Push:
 
     def _holds(self, stats: Stats, name: str) -> bool:
         return stats.get(f"{_subscription(name)}.version_text") == self._on_disk(name).get("version_info")
-
-    def _count_refusals(self, names: Iterable[str]) -> dict[str, int]:
-        names = list(names)
-        stats = self._admin.stats([s for name in names for s in _stats_of(name)])
-        return {name: _refusals(stats, name) for name in names}
 
     def _reason(self, refused: list[str]) -> str:
         """Envoy's own words: for files they stand only in its log."""

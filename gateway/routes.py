@@ -32,7 +32,7 @@ HEALTH_PATH = "/gateway/health"
 AUTH = "envoy.filters.http.api_key_auth"
 BUFFER = "envoy.filters.http.buffer"
 ANSWER_BUFFER = 16 << 20  #: bytes; a JSON answer is held whole to read its token counts, and above this it fails
-MIRROR_LIMIT_S = 60  #: seconds; a copy's whole life
+MIRROR_LIMIT_S = 600  #: seconds; a copy's whole life
 
 
 def gateway_routes(state: GatewayState) -> Doc:
@@ -145,8 +145,8 @@ def _waiting(service: ServiceRoute) -> Doc:
         "retry_policy": {
             "retry_on": "connect-failure,refused-stream,reset-before-request",
             "num_retries": 6,
-            # To the first byte and between bytes, sent after the headers or before. With a `per_try_timeout` of the same
-            # length beside it, it did not fire inside answers.
+            # To the first byte and between bytes, wherever the headers come. A `per_try_timeout` of the same length
+            # beside it kept it, in some runs, from firing inside answers.
             "per_try_idle_timeout": seconds(service.response_timeout_s),
             "retry_back_off": {"base_interval": "0.05s", "max_interval": "0.5s"},
             "retry_host_predicate": [_other_host()],

@@ -9,14 +9,18 @@ from rollout.nouns import Sample, Samples
 
 
 def to_sample(record: Record) -> Sample | None:
-    """A record as the judge sees it; None for what says nothing of the version (the client left, or was refused)."""
-    if record.version is None or "DC" in record.flags.split(",") or 400 <= record.status < 500:
+    """A record as the judge sees it; None for what says nothing of the version (the client left, or was refused).
+
+    A request that the split gave to one version and another one answered counts as failed for the first.
+    """
+    version = record.arm if record.arm is not None else record.version
+    if version is None or "DC" in record.flags.split(",") or 400 <= record.status < 500:
         return None
-    failed = record.status >= 500 or record.status == 0
+    failed = record.status >= 500 or record.status == 0 or record.version != version
     cut = not failed and record.flags not in ("", "-")
     return Sample(
         at=record.at,
-        version=record.version,
+        version=version,
         mirrored=record.kind == "mirror",
         failed=failed,
         ttft_s=record.ttft_s,

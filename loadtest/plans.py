@@ -14,15 +14,15 @@ from loadtest.port import LoadPlan
 from rollout.errors import NotFound, Refused
 
 MOST_USERS = 1000  # one Locust process follows about this many streams before it is short of time itself
-PROMPTS = (
-    "Explain in simple words how a steam locomotive turns heat into motion.",
-    "Write a short letter to a friend about a walk along the river in autumn.",
-    "List the steps to bake a loaf of bread at home and say why each matters.",
-    "What is the difference between a list and a tuple in Python?",
-    "Tell a story about a lighthouse keeper who finds a map in a bottle.",
-    "Summarise the causes of the industrial revolution in a few sentences.",
-    "Give three arguments for and three against working from home.",
-    "Describe the water cycle to a class of ten-year-old pupils.",
+PROMPTS = (  # unfinished sentences: asked to complete a finished one, many models end their answer at once
+    "The steam locomotive changed the way people travelled because",
+    "Dear friend, last week I walked along the river in autumn and saw",
+    "To bake a loaf of bread at home, one first has to",
+    "In Python, the difference between a list and a tuple is that",
+    "Once upon a time a lighthouse keeper found a map in a bottle, and",
+    "The industrial revolution began in the eighteenth century when",
+    "There are three good reasons to work from home. The first is",
+    "Water rises from the sea as vapour, forms clouds, and then",
 )
 
 _Rule = tuple[str, Callable[[LoadPlan], bool], str, str]

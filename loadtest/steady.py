@@ -71,7 +71,7 @@ class Wish:
 
     def body(self, number: int) -> dict[str, Any]:
         """The request with this number; no two begin alike, so no prefix cache helps."""
-        text = f"({number}) Tell me something about railways."
+        text = f"({number}) The railway line runs from the harbour to"
         asked = {"messages": [{"role": "user", "content": text}]} if self.api == "chat" else {"prompt": text}
         named = {"model": self.model} if self.model else {}
         return asked | named | {"stream": True, "max_tokens": self.max_tokens}
@@ -204,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Stream until told to stop; print the counts as one line of JSON."""
+    """Stream until told to stop; print the counts, without the details of failures, as one line of JSON."""
     given = _parser().parse_args(arguments)
     try:
         headers = authorization(given.token_file)
@@ -214,7 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.makedirs(given.out.parent, exist_ok=True)
     wish = Wish(given.url, headers, given.api, given.max_tokens, given.model)
     counts = asyncio.run(stream_steadily(wish, given.out, given.users, given.rate, given.timeout, given.seconds))
-    print(json.dumps(write(given.out, counts)))
+    facts = write(given.out, counts)
+    print(json.dumps({name: value for name, value in facts.items() if name != "failures"}))
     return 0
 
 

@@ -37,7 +37,7 @@ class SupervisorPlatform:
         self._logs = Path(settings.log_directory)
 
     def start(self, spec: InstanceSpec) -> None:
-        """Have it run. Raises Conflict (port taken, still stopping), Refused, NotFound (no such command), Unavailable."""
+        """Have it run. Raises Conflict (port taken, or still stopping), Refused, NotFound (command), Unavailable."""
         text = render_program(self._program(spec))
         info = self._supervisor.info(spec.id)
         if info and info["state"] in ALIVE:
@@ -83,7 +83,8 @@ class SupervisorPlatform:
         return self._include / f"{instance_id}.conf"
 
     def _program(self, spec: InstanceSpec) -> Program:
-        return Program(spec.id, spec.argv, self.log_path(spec.id), spec.env, str(self._logs), spec.stop_s)
+        log, folder = self.log_path(spec.id), str(self._logs)
+        return Program(spec.id, spec.argv, log, env=spec.env, directory=folder, stop_s=spec.stop_s)
 
 
 def as_running(instance_id: str, info: dict[str, Any] | None) -> Running:

@@ -39,7 +39,7 @@ class Running:
 
 
 class Platform(Protocol):
-    """The verbs. All are safe to repeat. Implementations: ``on_process.SupervisorPlatform``, ``memory.MemoryPlatform``."""
+    """The verbs, all safe to repeat. Implementations: ``on_process.SupervisorPlatform``, ``memory.MemoryPlatform``."""
 
     def start(self, spec: InstanceSpec) -> None:
         """Have it run (again, if it exited). Returns at once. Raises Conflict when the port is taken, Unavailable."""

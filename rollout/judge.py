@@ -1,4 +1,4 @@
-"""Samples to verdict: promote, roll back, or not yet decidable. Pure; nothing counts as good because data is missing."""
+"""Samples to verdict: promote, roll back, or not yet decidable. Pure; missing data never counts as good."""
 
 from __future__ import annotations
 

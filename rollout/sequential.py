@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import betaln, xlog1py, xlogy
 
 
@@ -33,6 +32,8 @@ def log_ratio_interval(
 
 def rate_interval(events: int, trials: int, alpha: float) -> tuple[float, float]:
     """Confidence sequence of a Bernoulli rate by the Beta(1/2, 1/2) mixture, level 1 - ``alpha``; exact."""
+    from scipy.optimize import brentq  # half a second to load, which a first version need not wait for
+
     if trials == 0:
         return 0.0, 1.0
     rest = trials - events

@@ -1,4 +1,4 @@
-"""Declares desired state and waits until it was made so. What flows and the command line do to traffic is here, once."""
+"""Declares desired state and waits until it was made so: what flows and the command line do to traffic, once."""
 
 from __future__ import annotations
 

@@ -44,9 +44,9 @@ def _logged():  # type: ignore[no-untyped-def]
     logger, last = get_run_logger(), {"what": "", "quarter": -1}
 
     def progress(what: str, share: float) -> None:
-        quarter = int(share * 4)
-        if (what, quarter) != (last["what"], last["quarter"]):
-            last.update(what=what, quarter=quarter)
+        verb, quarter = what.split()[0], int(share * 4)
+        if (verb, quarter) != (last["what"], last["quarter"]):
+            last.update(what=verb, quarter=quarter)
             logger.info("%s: %.0f %%", what, share * 100)
 
     return progress

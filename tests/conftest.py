@@ -9,6 +9,12 @@ from pathlib import Path
 import pytest
 
 from model_registry.sample import sample_model_file
+from whole_stack import stack as stack  # a fixture: one stack a session, for all folders
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the whole stack run last, so that it does not idle beside others; those of e2e after the idle one's."""
+    items.sort(key=lambda item: ("stack" in getattr(item, "fixturenames", ())) + ("e2e" in item.path.parts))
 
 
 @pytest.fixture(scope="session")

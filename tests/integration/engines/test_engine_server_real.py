@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from running_engine import RunningEngine, body, events, running_engine
+from running_engine import CLIENT, RunningEngine, body, events, running_engine
 from tiny_models import write_tiny
 
 from engines.llama_cpp import LlamaCpp
@@ -40,7 +40,7 @@ def tiny(kind: LlamaCpp, tmp_path_factory: pytest.TempPathFactory) -> Engine:
 @pytest.fixture(scope="module")
 def server(kind: LlamaCpp, sample: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
     log = tmp_path_factory.mktemp("log") / "log"
-    with running_engine(kind, sample, replace(SPEC, max_queue=1), log) as running:
+    with running_engine(kind, sample, replace(SPEC, max_queue=1, context=4096), log) as running:
         yield running
 
 
@@ -68,7 +68,7 @@ def test_loading_is_reported_as_not_ready(kind: LlamaCpp, sample: Engine, tmp_pa
     """Health is 503 before it is 200, and requests are refused meanwhile."""
     with running_engine(kind, sample, SPEC, tmp_path / "log", ready=False) as running:
         running.await_health(503)
-        assert httpx.get(f"{running.base}/health").json() == {"status": "loading"}
+        assert CLIENT.get(f"{running.base}/health").json() == {"status": "loading"}
         assert "loading" in _refused(running.complete())
         running.await_health(200)
         assert running.complete().status_code == 200
@@ -87,10 +87,10 @@ def test_answers_carry_counts_streamed_or_not(server: RunningEngine) -> None:
 
 def test_other_paths_and_errors_pass_unchanged(server: RunningEngine) -> None:
     """The model's name, an unknown path, a bad body and an over-long prompt are answered by llama.cpp."""
-    assert httpx.get(f"{server.base}/v1/models").json()["data"][0]["id"] == "smollm"
-    assert httpx.get(f"{server.base}/nowhere").status_code == 404
-    assert httpx.post(f"{server.base}/v1/completions", content=b"{").status_code in (400, 500)
-    long = server.complete("word " * 2000)
+    assert CLIENT.get(f"{server.base}/v1/models").json()["data"][0]["id"] == "smollm"
+    assert CLIENT.get(f"{server.base}/nowhere").status_code == 404
+    assert CLIENT.post(f"{server.base}/v1/completions", content=b"{").status_code in (400, 500)
+    long = server.complete("word " * 6000)
     assert (long.status_code, long.json()["error"]["type"]) == (400, "exceed_context_size_error")
 
 
@@ -102,17 +102,21 @@ def test_metrics_are_llama_cpps_and_the_queues(server: RunningEngine, kind: Llam
 
 
 def test_a_request_beyond_the_queue_is_refused_and_a_gone_client_frees_its_slot(server: RunningEngine) -> None:
-    """One at work, one waiting, the third gets 503; when both clients leave, their work ends."""
+    """One at work, one waiting, the third gets 503; when both clients leave, their work ends.
+
+    The waiting one leaves first: it never reached llama.cpp.
+    """
     endless = body(max_tokens=5000, stream=True, ignore_eos=True)
-    with httpx.Client(timeout=30) as client:
-        with client.stream("POST", f"{server.base}/v1/completions", json=endless) as first:
-            next(first.iter_raw())
-            waiting = threading.Thread(target=_give_up, args=(f"{server.base}/v1/completions", endless))
-            waiting.start()
-            while server.metric("roundhouse_requests_waiting") < 1:
-                time.sleep(0.01)
-            assert "1 requests are waiting, the bound is 1" in _refused(server.complete())
+    with CLIENT.stream("POST", f"{server.base}/v1/completions", json=endless) as first:
+        chunks = first.iter_raw()
+        next(chunks)
+        waiting = threading.Thread(target=_give_up, args=(f"{server.base}/v1/completions", endless))
+        waiting.start()
+        while server.metric("roundhouse_requests_waiting") < 1 and waiting.is_alive():
+            time.sleep(0.01)
+        assert "1 requests are waiting, the bound is 1" in _refused(server.complete())
         waiting.join()
+        assert server.metric("roundhouse_requests_waiting") == 0
     end = time.monotonic() + 20
     while server.metric("llamacpp:requests_processing") + server.metric("roundhouse_requests_running") > 0:
         assert time.monotonic() < end
@@ -121,7 +125,7 @@ def test_a_request_beyond_the_queue_is_refused_and_a_gone_client_frees_its_slot(
 
 
 def _give_up(url: str, request: dict) -> None:
-    with pytest.raises(httpx.ReadTimeout), httpx.Client(timeout=1.0) as client:
+    with pytest.raises(httpx.ReadTimeout), httpx.Client(timeout=3.0) as client:
         client.post(url, json={**request, "stream": False})
 
 
@@ -131,7 +135,7 @@ def test_an_open_stream_is_finished_after_the_signal(kind: LlamaCpp, sample: Eng
     """Health turns 503, a new request is refused with a closed connection, the stream ends with [DONE], exit 0."""
     with running_engine(kind, sample, SPEC, tmp_path / "log") as running:
         request = body(max_tokens=120, stream=True, ignore_eos=True)
-        with httpx.stream("POST", f"{running.base}/v1/completions", json=request, timeout=60) as stream:
+        with CLIENT.stream("POST", f"{running.base}/v1/completions", json=request) as stream:
             chunks = stream.iter_text()
             text = next(chunks)
             children = running.children()
@@ -151,7 +155,7 @@ def test_draining_ends_at_its_bound(kind: LlamaCpp, sample: Engine, tmp_path: Pa
     spec = replace(SPEC, drain_s=0.2, context=4096)
     with running_engine(kind, sample, spec, tmp_path / "log") as running:
         request = body(max_tokens=4000, stream=True, ignore_eos=True)
-        with httpx.stream("POST", f"{running.base}/v1/completions", json=request, timeout=60) as stream:
+        with CLIENT.stream("POST", f"{running.base}/v1/completions", json=request) as stream:
             chunks = stream.iter_text()
             next(chunks)
             running.process.terminate()
@@ -216,7 +220,7 @@ def test_a_cutting_engine_ends_streams_without_done(kind: LlamaCpp, tiny: Engine
     """The client sees a broken connection after a few events; answers that are not streamed are whole."""
     with _faulty(kind, tiny, tmp_path / "log", Faults(cut_rate=1.0)) as running:
         request, text = body(stream=True, max_tokens=50, ignore_eos=True), ""
-        with httpx.stream("POST", f"{running.base}/v1/completions", json=request) as stream:
+        with CLIENT.stream("POST", f"{running.base}/v1/completions", json=request) as stream:
             with pytest.raises(httpx.RemoteProtocolError):
                 for chunk in stream.iter_text():
                     text += chunk
@@ -229,7 +233,7 @@ def test_a_slow_engine_is_slow_by_what_was_asked(kind: LlamaCpp, tiny: Engine, t
     with _faulty(kind, tiny, tmp_path / "log", Faults(ttft_delay_s=0.4, token_delay_s=0.05)) as running:
         request = body(stream=True, max_tokens=10, ignore_eos=True)
         start = time.monotonic()
-        with httpx.stream("POST", f"{running.base}/v1/completions", json=request) as stream:
+        with CLIENT.stream("POST", f"{running.base}/v1/completions", json=request) as stream:
             chunks = stream.iter_text()
             text = next(chunks)
             first = time.monotonic()

@@ -77,7 +77,7 @@ def test_full_disk_and_small_memory_are_refused_with_numbers() -> None:
 def test_a_model_of_another_format_or_without_files_is_refused(tmp_path: Path, tiny: TinyModel) -> None:
     """The format, or the number of GGUF files, is named."""
     kind = LlamaCpp(LocalSettings(str(tmp_path)))
-    with pytest.raises(Refused, match="format.*onnx"):
+    with pytest.raises(Refused, match=r"format.*onnx"):
         kind.plan(replace(tiny.version, format="onnx"), SPEC)
     with pytest.raises(Refused, match="0 GGUF files"):
         kind.plan(replace(tiny.version, format="gguf"), SPEC)
@@ -92,7 +92,7 @@ def test_files_that_changed_since_the_record_are_corrupt(tmp_path: Path) -> None
     plan = kind.plan(model.version, SPEC)
     file = model.folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(Corrupt, match="model.safetensors"):
+    with pytest.raises(Corrupt, match=r"model\.safetensors"):
         kind.build(plan, lambda what, share: None)
     assert [p.name for p in (tmp_path / "engines").iterdir()] == [".locks"]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from gateway_states import LEASE, SETTINGS, chat, two_services
 
+from gateway import saved
 from gateway.port import GatewayState
 from gateway.render import CDS, LDS, RDS, RDS_MIRROR, bootstrap, rehearsed, render, static_twin
 from gateway.routes import service_routes
@@ -22,13 +23,14 @@ STATES = {"empty": GatewayState(), "canary": two_services()}
 
 @pytest.mark.parametrize("name", STATES)
 def test_a_state_renders_to_its_golden_files(name: str) -> None:
-    """All files of a state, byte for byte; ROUNDHOUSE_REWRITE_GOLDEN=1 writes them anew."""
+    """A state, as it is saved, and all its files, byte for byte; ROUNDHOUSE_REWRITE_GOLDEN=1 writes them anew."""
     rendered = {**render(STATES[name], SETTINGS, "revision-1"), "bootstrap.json": bootstrap(SETTINGS)}
-    golden = GOLDEN / f"{name}.json"
-    text = json.dumps(rendered, indent=1, sort_keys=True) + "\n"
-    if os.environ.get("ROUNDHOUSE_REWRITE_GOLDEN"):
-        golden.write_text(text)
-    assert text == golden.read_text()
+    texts = {"in": _text(saved.to_json(STATES[name])), "out": _text(rendered)}
+    for side, text in texts.items():
+        golden = GOLDEN / f"{name}.{side}.json"
+        if os.environ.get("ROUNDHOUSE_REWRITE_GOLDEN"):
+            golden.write_text(text)
+        assert text == golden.read_text()
 
 
 def test_each_version_has_a_file_of_endpoints() -> None:
@@ -82,3 +84,7 @@ def test_splits_are_read_back_as_they_were_rendered() -> None:
     inside, after = splits_in_force(routes, LEASE.from_ms), splits_in_force(routes, LEASE.until_ms)
     assert inside == {"chat": Split("chat", 1, LEASE), "embed": Split("embed", None)}
     assert after["chat"] == Split("chat", 1, None)
+
+
+def _text(doc: object) -> str:
+    return json.dumps(doc, indent=1, sort_keys=True) + "\n"

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-ROOMS = "rollout model_registry engines platforms gateway loadtest store configs agent tasks flows cli".split()
+OWNERS = ["rollout", "model_registry", "engines", "platforms", "gateway", "loadtest", "store", "configs"]
+ROOMS = [*OWNERS, "agent", "tasks", "flows", "cli"]
 FILES = [p for room in ROOMS for p in sorted((ROOT / room).rglob("*.py"))]
 
 
