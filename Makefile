@@ -45,5 +45,5 @@ lock: ## pin the dependencies again (needs uv)
 
 clean: ## stop the stack and delete everything that was made here
 	@if [ -x $(BIN)/roundhouse ] && [ -d $(STATE) ]; then $(BIN)/roundhouse down || exit 1; fi
-	@rm -rf $(VENV) $(STATE) build dist *.egg-info .hypothesis .pytest_cache .ruff_cache .import_linter_cache
+	@rm -rf $(VENV) $(STATE) .dvc/cache .dvc/tmp build dist *.egg-info .hypothesis .pytest_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -30,7 +30,6 @@ from engines.port import open_engine
 from model_registry.port import open_registry
 from model_registry.sample import sample_model_file
 from model_registry.sources import fetch_any
-from store.port import open_store
 
 ENGINE_WORK = ("build", "warm up", "stress")
 WAITING = ("evidence",)
@@ -145,7 +144,8 @@ def show(rows: dict[str, dict[str, float]], numbers: dict[str, float], as_json: 
     print(f"{'seconds':20}" + "".join(f"{name:>16}" for name in rows))
     for name in names:
         print(f"{name:20}" + "".join(_cell(row.get(name)) for row in rows.values()))
-    print(f"cached build {numbers['cached_build_s'] * 1000:.1f} ms ({numbers['cached_build_over_stat']:.0f} x a stat of its files)")
+    cached_ms, ratio = numbers["cached_build_s"] * 1000, numbers["cached_build_over_stat"]
+    print(f"cached build {cached_ms:.1f} ms ({ratio:.0f} x a stat of its files)")
     print(f"overhead {numbers['overhead_s']:.2f} s, neither engine work nor waiting for evidence")
 
 

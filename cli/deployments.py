@@ -49,7 +49,8 @@ def digest(project: Path) -> str:
     if not (project / "prefect.yaml").exists():
         raise NotFound(f"{project / 'prefect.yaml'} does not exist; set ROUNDHOUSE_PROJECT to the checkout")
     hasher = hashlib.sha256()
-    for path in (project / "prefect.yaml", *sorted((project / "flows").glob("*.py"))):
+    signatures = (*sorted((project / "flows").glob("*.py")), *(project / "configs").glob("parameters.py"))
+    for path in (project / "prefect.yaml", *signatures):
         hasher.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return hasher.hexdigest()
 

@@ -15,6 +15,7 @@ from cli.stack import answers
 from configs.stack import Stack
 from platforms.on_process import Supervisor
 from rollout.errors import Unavailable
+from store.port import open_store
 
 ALIVE = (ProcessStates.RUNNING, ProcessStates.STARTING, ProcessStates.STOPPING)
 
@@ -39,7 +40,8 @@ def status(stack: Stack) -> list[PartStatus]:
     with ThreadPoolExecutor(len(known)) as pool:
         lines = list(pool.map(lambda part: _part(part, infos.get(part.name)), known))
     names = {part.name for part in known}
-    instances = [_instance(info) for name, info in sorted(infos.items()) if name not in names]
+    lives = {i.id: str(i.health) for i in open_store(stack.store()).instances()} if infos else {}
+    instances = [_instance(info, lives) for name, info in sorted(infos.items()) if name not in names]
     return [_supervisor(stack, pid), *lines, *instances, *_strays(stack, pid)]
 
 
@@ -66,9 +68,10 @@ def _part(part: Part, info: dict[str, Any] | None) -> PartStatus:
     return PartStatus(part.name, info["pid"], part.port, health, memory_mib(info["pid"]), why)
 
 
-def _instance(info: dict[str, Any]) -> PartStatus:
+def _instance(info: dict[str, Any], lives: dict[str, str]) -> PartStatus:
+    """An instance; the agent knows of its life, supervisord of its process."""
     pid = info["pid"] or None
-    health = "running" if info["state"] == ProcessStates.RUNNING else state_word(info)
+    health = lives.get(info["name"], "running") if info["state"] == ProcessStates.RUNNING else state_word(info)
     memory, port = (memory_mib(pid), listening_port(pid)) if pid else (None, None)
     return PartStatus(info["name"], pid, port, health, memory, detail(info), instance=True)
 

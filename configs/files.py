@@ -74,7 +74,7 @@ class EngineFile(Config):
     faults: FaultsFile = FaultsFile()
 
     def spec(self) -> EngineSpec:
-        """As the engines know it. Raises Refused for an unknown engine or quantisation."""
+        """As the engines know it; ``engines.port.EngineKind.check`` says whether it can be."""
         values = self.model_dump(exclude={"kind", "engine", "faults"})
         return EngineSpec(kind=self.engine, faults=Faults(**self.faults.model_dump()), **values)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from configs.files import ServiceFile, load_engine, load_load, load_rollout, load_service
 from configs.stack import Stack, load_stack
-from engines.port import EngineSpec
+from engines.port import EngineSpec, open_engine
 from loadtest.port import LoadPlan
 from rollout.errors import NotFound, Refused
 from rollout.nouns import Health
@@ -36,7 +36,9 @@ def order(service: str, model: str = "", engine: str = "", rollout: str = "") ->
         raise Refused("model", uri, rule, f"use for example models:/{file.model}/1")
     engine_name, policy_name = engine or file.engine, rollout or file.rollout
     spec, policy = load_engine(engine_name).spec(), load_rollout(policy_name).policy()
-    return Order(load_stack(), file, uri, engine_name, spec, policy_name, policy)
+    stack = load_stack()
+    open_engine(spec.kind, stack.engines()).check(spec)
+    return Order(stack, file, uri, engine_name, spec, policy_name, policy)
 
 
 def load_order(stack: Stack, service: str, version: int, load: str, now: float) -> tuple[LoadPlan, str]:

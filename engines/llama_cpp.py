@@ -63,9 +63,13 @@ class LlamaCpp:
         self._root = Path(settings.directory)
         self._now = now
 
+    def check(self, spec: EngineSpec) -> None:
+        """Known quantisation, sensible numbers. Raises Refused."""
+        check_spec(spec, QUANTIZATIONS)
+
     def plan(self, model: ModelVersion, spec: EngineSpec) -> BuildPlan:
         """Decide, without writing anything. Raises Refused."""
-        check_spec(spec, QUANTIZATIONS)
+        self.check(spec)
         source = open_source(model)
         hardware = read_hardware(str(self._root))
         check_context(spec.context, source.facts.context)

@@ -18,6 +18,10 @@ class MemoryEngine:
     def __init__(self) -> None:
         self._built: dict[str, Engine] = {}
 
+    def check(self, spec: EngineSpec) -> None:
+        """By the spec's rules alone. Raises Refused."""
+        check_spec(spec, QUANTIZATIONS)
+
     def plan(self, model: ModelVersion, spec: EngineSpec) -> BuildPlan:
         """Decide by the spec's rules alone. Raises Refused."""
         check_spec(spec, QUANTIZATIONS)

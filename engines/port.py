@@ -1,4 +1,4 @@
-"""The engines' interface: a spec, and the verbs plan, build, serve command, readiness and metrics.
+"""The engines' interface: a spec, and the verbs check, plan, build, serve command, readiness and metrics.
 
 An engine turns model files into a directory that can be served, once per digest, and says how to serve it.
 Adding one is a module beside this page and one entry in ``open_engine``.
@@ -77,6 +77,9 @@ class Readiness:
 
 class EngineKind(Protocol):
     """The verbs. Implementations: ``llama_cpp.LlamaCpp``, ``memory.MemoryEngine``."""
+
+    def check(self, spec: EngineSpec) -> None:
+        """What can be said of a spec before there is a model. Raises Refused."""
 
     def plan(self, model: ModelVersion, spec: EngineSpec) -> BuildPlan:
         """Decide, without writing anything. Raises Refused with numbers when it cannot work."""

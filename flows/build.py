@@ -5,12 +5,13 @@ from __future__ import annotations
 from prefect import flow
 
 from configs.order import order as make_order
+from configs.parameters import Engine, Model, Service
 from tasks.artifacts import build as build_engine
 from tasks.artifacts import fetch
 
 
 @flow(name="build", flow_run_name="build-{service}")
-def build(service: str, model: str = "", engine: str = "") -> dict:
+def build(service: Service, model: Model = "", engine: Engine = "") -> dict:
     """Build the engine that a release would use; a later release finds it.
 
     Args:

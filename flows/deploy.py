@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from configs.order import order as make_order
+from configs.parameters import Engine, Model, Service
 from flows.release import HOOKS
 from tasks.artifacts import build, fetch
 from tasks.endings import stand_by
@@ -14,7 +15,7 @@ from tasks.ticket import begin
 
 
 @flow(name="deploy", flow_run_name="deploy-{service}", **HOOKS)
-def deploy(service: str, model: str = "", engine: str = "") -> int:
+def deploy(service: Service, model: Model = "", engine: Engine = "") -> int:
     """Start a version and leave it ready; `roundhouse traffic` and `roundhouse mirror` can then send it requests.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from configs.order import order as make_order
+from configs.parameters import Engine, Model, Rollout, Service
 from rollout.decide import first_step
 from rollout.nouns import Promote, Shift
 from tasks.artifacts import build, fetch
@@ -23,7 +24,7 @@ HOOKS = {
 
 
 @flow(name="release", flow_run_name="release-{service}", **HOOKS)
-def release(service: str, model: str = "", engine: str = "", rollout: str = "") -> dict:
+def release(service: Service, model: Model = "", engine: Engine = "", rollout: Rollout = "") -> dict:
     """Release a model version into a service.
 
     Args:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from prefect import flow
 
+from configs.parameters import Number, Service
 from tasks.undoing import end_release, put_back
 
 
 @flow(name="rollback", flow_run_name="rollback-{service}")
-def rollback(service: str, to: int = 0, reason: str = "asked for by hand") -> str:
+def rollback(service: Service, to: Number = 0, reason: str = "asked for by hand") -> str:
     """Turn traffic back.
 
     Args:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from prefect import flow
 
+from configs.parameters import Load, Number, Service
 from tasks.loading import load_version, show_load
 
 
 @flow(name="stress", flow_run_name="stress-{service}")
-def stress(service: str, version: int = 0, load: str = "short") -> dict:
+def stress(service: Service, version: Number = 0, load: Load = "short") -> dict:
     """Load a version directly and leave a page with plots.
 
     Args:

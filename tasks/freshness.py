@@ -15,10 +15,10 @@ from store.port import open_store
 def out_of_date(order: Order) -> str:
     """Why the engine of the version in service should be rebuilt; empty when it need not."""
     store = open_store(order.stack.store())
-    stable = store.service(order.service.name).stable
+    stable = {s.name: s.stable for s in store.services()}.get(order.service.name)
     serving = {v.number: v for v in store.versions(order.service.name)}.get(stable or 0)
-    if serving is None:
-        return f"{order.service.name} has no version in service"
+    if serving is None:  # nothing was ever released: there is nothing to renew
+        return ""
     model = fetch_any(order.model, order.stack.registry(), lambda what, share: None, str(order.stack.project))
     wanted = open_engine(order.spec.kind, order.stack.engines()).plan(model, order.spec).digest
     present = str(serving.engine["digest"])

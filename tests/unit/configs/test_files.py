@@ -70,8 +70,9 @@ def test_unknown_engines_and_quantisations_are_refused():
     """Before anything is fetched or built; the known ones are listed."""
     with pytest.raises(Refused, match="llama_cpp"):
         open_engine("tensorflow", LocalSettings("/nowhere"))
-    with pytest.raises(Refused, match="quantization"):
-        check(EngineFile, {"kind": "engine", "quantization": "Q9_9"}, "e.yaml").spec()
+    with pytest.raises(Refused, match="Q9_9"):
+        spec = check(EngineFile, {"kind": "engine", "quantization": "Q9_9"}, "e.yaml").spec()
+        open_engine("llama_cpp", LocalSettings("/nowhere")).check(spec)
 
 
 def test_a_file_of_another_kind_or_broken_yaml_is_refused(tmp_path):
