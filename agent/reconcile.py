@@ -7,7 +7,6 @@ Doing a tick twice is harmless; an agent that was killed goes on where the store
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from engines.port import RESERVED_PORTS, EngineKind, EngineSettings, EngineSpec,
 from gateway.port import Gateway, GatewayState, ServiceRoute
 from gateway.tokens import TokenFile
 from platforms.port import InstanceSpec, Platform, Running
+from platforms.ports import is_free
 from rollout.errors import RoundhouseError, Unavailable
 from rollout.nouns import Engine, Health, Lease, Phase
 from store.port import Event, InstanceState, Observed, Store, VersionState
@@ -41,7 +41,7 @@ class Parts:
     ports: range
     host: str = "127.0.0.1"
     clock: Callable[[], float] = time.time
-    port_free: Callable[[str, int], bool] = lambda host, port: port_is_free(host, port)
+    port_free: Callable[[int, str], bool] = is_free
 
 
 class Reconciler:
@@ -107,7 +107,7 @@ class Reconciler:
 
     def _free_port(self, taken: set[int], first: int | None) -> int:
         for port in [*(range(first, first + len(self._p.ports)) if first else ()), *self._p.ports]:
-            if port not in taken and port not in RESERVED_PORTS and self._p.port_free(self._p.host, port):
+            if port not in taken and port not in RESERVED_PORTS and self._p.port_free(port, self._p.host):
                 return port
         raise Unavailable(
             f"no port is free between {self._p.ports[0]} and {self._p.ports[-1]}; widen the range in configs/stack.yaml"
@@ -228,17 +228,6 @@ def spec_of(values: dict[str, Any]) -> EngineSpec:
     return replace(
         EngineSpec(**{k: v for k, v in values.items() if k != "faults"}), faults=Faults(**values.get("faults", {}))
     )
-
-
-def port_is_free(host: str, port: int) -> bool:
-    """Whether nobody listens there now."""
-    with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            s.bind((host, port))
-        except OSError:
-            return False
-    return True
 
 
 def _url(instance: InstanceState) -> str:

@@ -34,6 +34,7 @@ for command in (
     release_commands.release,
     release_commands.rollback,
     release_commands.redeploy,
+    release_commands.retire,
     traffic_commands.traffic,
     traffic_commands.mirror,
     use_commands.stress,

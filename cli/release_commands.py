@@ -16,9 +16,10 @@ from configs.stack import load_stack
 from engines.port import open_engine
 from model_registry.port import open_registry
 from model_registry.sources import fetch_any
+from rollout.errors import Refused
 from rollout.nouns import Phase
 from store.port import Release, open_store
-from store.steer import end_release, put_back
+from store.steer import end_release, put_back, version_noun
 
 ROLLED_BACK = 10
 
@@ -100,6 +101,23 @@ def rollback(
         show_json({"service": service, "result": told, "seconds": seconds})
     else:
         out.print(f"{told} ({seconds:.2f} s)")
+
+
+def retire(
+    service: Service,
+    version: Annotated[int, typer.Option(help="The version to stop; not the one in service.")],
+) -> None:
+    """Drain and stop the instances of a version that is not in service.
+
+    Example: `roundhouse retire chat --version 2`
+    """
+    store = open_store(load_stack().store())
+    target = version_noun(store, service, version)
+    if target.number == store.service(service).stable:
+        rule = "it is in service"
+        raise Refused("--version", version, rule, f"put another one in service first: `roundhouse rollback {service}`")
+    store.scale(service, version, 0)
+    out.print(f"version {version} of {service} drains and stops")
 
 
 def redeploy(service: Service, as_json: Json = False) -> None:

@@ -41,8 +41,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Do what was asked; what to print. Raises RoundhouseError."""
     if arguments.verb == "build":
         kind = open_engine("llama_cpp", LocalSettings(str(arguments.out)))
-        plan = kind.plan(read_local_model(arguments.model, arguments.name),
-                         EngineSpec(quantization=arguments.quantization))
+        plan = kind.plan(
+            read_local_model(arguments.model, arguments.name), EngineSpec(quantization=arguments.quantization)
+        )
         return asdict(kind.build(plan, _show))
     if arguments.verb == "verify":
         return artifacts.read_manifest(Path(engine_at(arguments.engine).directory))

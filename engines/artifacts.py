@@ -49,8 +49,9 @@ def read_manifest(directory: Path) -> Manifest:
     for name, size in wanted.items():
         found = (directory / name).stat().st_size if (directory / name).is_file() else None
         if found != size:
-            raise Corrupt(f"engine {directory.name}: {name} has {found} bytes and its manifest says {size}; "
-                          "build it again")
+            raise Corrupt(
+                f"engine {directory.name}: {name} has {found} bytes and its manifest says {size}; build it again"
+            )
     return dict(manifest)
 
 
@@ -60,8 +61,10 @@ def verify(directory: Path) -> Manifest:
     for entry in manifest["files"]:
         found = sha256_of(directory / entry["path"])
         if found != entry["sha256"]:
-            raise Corrupt(f"engine {directory.name}: {entry['path']} has sha256 {found[:12]} and its manifest says "
-                          f"{entry['sha256'][:12]}; build it again")
+            raise Corrupt(
+                f"engine {directory.name}: {entry['path']} has sha256 {found[:12]} and its manifest says "
+                f"{entry['sha256'][:12]}; build it again"
+            )
     return manifest
 
 

@@ -16,18 +16,25 @@ def check_spec(spec: EngineSpec, quantizations: Sequence[str]) -> None:
         raise Refused("kind", spec.kind, "there is no such engine", "use one of: llama_cpp")
     if spec.quantization not in quantizations:
         raise Refused("quantization", spec.quantization, "it is not known", f"use one of: {', '.join(quantizations)}")
-    for field, value, low, high in (("slots", spec.slots, 1, 256), ("context", spec.context, 16, 1_048_576),
-                                    ("threads", spec.threads, 1, 1024), ("max_queue", spec.max_queue, 0, 100_000),
-                                    ("drain_s", spec.drain_s, 0, 3600)):
+    for field, value, low, high in (
+        ("slots", spec.slots, 1, 256),
+        ("context", spec.context, 16, 1_048_576),
+        ("threads", spec.threads, 1, 1024),
+        ("max_queue", spec.max_queue, 0, 100_000),
+        ("drain_s", spec.drain_s, 0, 3600),
+    ):
         if not low <= value <= high:
             raise Refused(field, value, f"it must lie between {low} and {high}", f"choose {field} in that range")
     _check_faults(spec.faults)
 
 
 def _check_faults(faults: Faults) -> None:
-    for field, value, high in (("faults.ttft_delay_s", faults.ttft_delay_s, 3600),
-                               ("faults.token_delay_s", faults.token_delay_s, 3600),
-                               ("faults.error_rate", faults.error_rate, 1), ("faults.cut_rate", faults.cut_rate, 1)):
+    for field, value, high in (
+        ("faults.ttft_delay_s", faults.ttft_delay_s, 3600),
+        ("faults.token_delay_s", faults.token_delay_s, 3600),
+        ("faults.error_rate", faults.error_rate, 1),
+        ("faults.cut_rate", faults.cut_rate, 1),
+    ):
         if not 0 <= value <= high:
             raise Refused(field, value, f"it must lie between 0 and {high}", "choose a value in that range")
 
@@ -55,12 +62,20 @@ def check_threads(threads: int, cores: int) -> None:
 def check_disk(needed: int, free: int, directory: str) -> None:
     """Bytes that a build writes against what is free where it writes."""
     if needed > free:
-        raise Refused("disk", f"{free / _GIB:.2f} GiB free", f"the build needs {needed / _GIB:.2f} GiB in {directory}",
-                      f"free {(needed - free) / _GIB:.2f} GiB or choose a smaller quantization")
+        raise Refused(
+            "disk",
+            f"{free / _GIB:.2f} GiB free",
+            f"the build needs {needed / _GIB:.2f} GiB in {directory}",
+            f"free {(needed - free) / _GIB:.2f} GiB or choose a smaller quantization",
+        )
 
 
 def check_memory(needed: int, total: int) -> None:
     """Bytes of one instance against the machine's memory."""
     if needed > total:
-        raise Refused("memory", f"{total / _GIB:.2f} GiB", f"one instance needs {needed / _GIB:.2f} GiB",
-                      "choose a smaller quantization, fewer slots or a shorter context")
+        raise Refused(
+            "memory",
+            f"{total / _GIB:.2f} GiB",
+            f"one instance needs {needed / _GIB:.2f} GiB",
+            "choose a smaller quantization, fewer slots or a shorter context",
+        )

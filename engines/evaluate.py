@@ -114,8 +114,9 @@ def _await_ready(process: subprocess.Popen[bytes], url: str, within_s: float) ->
 
 def _ask(base: str, prompt: str, expect: str) -> Answer:
     body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": _TOKENS, "temperature": 0, "stream": True}
-    request = urllib.request.Request(f"{base}/v1/chat/completions", json.dumps(body).encode(),
-                                     {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{base}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
     start, first, text, timings = time.monotonic(), None, "", {}
     with urllib.request.urlopen(request, timeout=120) as response:
         for event in _events(response):
@@ -124,8 +125,9 @@ def _ask(base: str, prompt: str, expect: str) -> Answer:
                 first = first or time.monotonic()
                 text += delta
             timings = event.get("timings", timings)
-    return Answer(text, expect, (first or time.monotonic()) - start, timings["predicted_n"],
-                  timings["predicted_per_second"])
+    return Answer(
+        text, expect, (first or time.monotonic()) - start, timings["predicted_n"], timings["predicted_per_second"]
+    )
 
 
 def _events(lines: Any) -> Iterator[dict[str, Any]]:

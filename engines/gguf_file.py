@@ -102,8 +102,9 @@ def read_gguf(path: Path, arrays: bool = False) -> GgufFile:
         try:
             version, metadata, tensors, end = _parse(_Cursor(data), path, arrays)
         except struct.error as cut:
-            raise Refused("model file", path.name, f"truncated: its header goes beyond its {size} bytes",
-                          _FETCH_AGAIN) from cut
+            raise Refused(
+                "model file", path.name, f"truncated: its header goes beyond its {size} bytes", _FETCH_AGAIN
+            ) from cut
     return _placed(GgufFile(path, version, metadata, tensors, size), end)
 
 
@@ -115,12 +116,20 @@ def _mapped(path: Path) -> Iterator[mmap.mmap]:
 
 def _check_magic(path: Path, data: mmap.mmap) -> None:
     if data[:4] != b"GGUF":
-        raise Refused("model file", path.name, f"it begins with {data[:4]!r} and not with b'GGUF'",
-                      "give a GGUF file or a Hugging Face folder with safetensors")
+        raise Refused(
+            "model file",
+            path.name,
+            f"it begins with {data[:4]!r} and not with b'GGUF'",
+            "give a GGUF file or a Hugging Face folder with safetensors",
+        )
     version = struct.unpack_from("<I", data, 4)[0]
     if version not in (2, 3):
-        raise Refused("model file", path.name, f"GGUF version {version}; only 2 and 3 (little endian) are read",
-                      "convert it with a current llama.cpp")
+        raise Refused(
+            "model file",
+            path.name,
+            f"GGUF version {version}; only 2 and 3 (little endian) are read",
+            "convert it with a current llama.cpp",
+        )
 
 
 class _Cursor:
@@ -205,8 +214,12 @@ def _tensor(cursor: _Cursor, path: Path) -> Tensor:
         tensor_type = GGMLQuantizationType(kind)
         block, block_bytes = GGML_QUANT_SIZES[tensor_type]
     except (ValueError, KeyError):
-        raise Refused("model file", path.name, f"tensor {name} has the unknown type {kind}",
-                      "convert the model with the llama.cpp that this project pins") from None
+        raise Refused(
+            "model file",
+            path.name,
+            f"tensor {name} has the unknown type {kind}",
+            "convert the model with the llama.cpp that this project pins",
+        ) from None
     if shape[-1] % block:
         raise _damaged(path, f"rows of tensor {name} have {shape[-1]} elements, no multiple of {block}")
     return Tensor(name, shape, tensor_type, offset, prod(shape) // block * block_bytes)
@@ -223,9 +236,12 @@ def _placed(file: GgufFile, end: int) -> GgufFile:
     tensors = tuple(Tensor(t.name, t.shape, t.type, start + t.offset, t.nbytes) for t in file.tensors)
     needed = max(t.offset + t.nbytes for t in tensors)
     if needed > file.size:
-        raise Refused("model file", file.path.name,
-                      f"truncated: its {len(tensors)} tensors need {needed} bytes and the file has {file.size}",
-                      _FETCH_AGAIN)
+        raise Refused(
+            "model file",
+            file.path.name,
+            f"truncated: its {len(tensors)} tensors need {needed} bytes and the file has {file.size}",
+            _FETCH_AGAIN,
+        )
     return GgufFile(file.path, file.version, file.metadata, tensors, file.size)
 
 

@@ -53,8 +53,9 @@ def rope_type(folder: HfFolder) -> str:
     """The kind of rope scaling. Raises Refused for one that is not converted."""
     kind = folder.rope.get("rope_type") or folder.rope.get("type") or "default"
     if kind not in ROPE_TYPES:
-        raise Refused("rope_scaling", kind, f"only {', '.join(ROPE_TYPES)} can be converted",
-                      "give a GGUF file of the model")
+        raise Refused(
+            "rope_scaling", kind, f"only {', '.join(ROPE_TYPES)} can be converted", "give a GGUF file of the model"
+        )
     return str(kind)
 
 
@@ -99,10 +100,16 @@ def jobs(folder: HfFolder, quantization: str) -> Iterator[Job]:
             continue
         name = names.get_name(weight.name, try_suffixes=(".weight", ".bias"))
         if name is None:
-            raise Refused("weights", weight.name, f"{folder.architecture} has no such tensor",
-                          "give a GGUF file of the model")
-        yield Job(name, weight.shape, weight.type, target_type(name, weight.shape, quantization),
-                  _rows_of(weight, _order(folder, weight)))
+            raise Refused(
+                "weights", weight.name, f"{folder.architecture} has no such tensor", "give a GGUF file of the model"
+            )
+        yield Job(
+            name,
+            weight.shape,
+            weight.type,
+            target_type(name, weight.shape, quantization),
+            _rows_of(weight, _order(folder, weight)),
+        )
 
 
 def _tied(folder: HfFolder) -> bool:

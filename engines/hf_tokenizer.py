@@ -22,16 +22,24 @@ def pre_tokenizer(definition: dict[str, Any]) -> str:
     kinds = [step.get("type") for step in steps]
     pattern = " ".join(str((step.get("pattern") or {}).get("Regex", "")) for step in steps)
     if "ByteLevel" not in kinds:
-        raise Refused("tokenizer.json", "/".join(map(str, kinds)), "only byte-level BPE can be converted",
-                      "give a GGUF file of the model")
+        raise Refused(
+            "tokenizer.json",
+            "/".join(map(str, kinds)),
+            "only byte-level BPE can be converted",
+            "give a GGUF file of the model",
+        )
     if _CASELESS_SUFFIXES in pattern:
         return "llama-bpe" if _LLAMA3_DIGITS in pattern else "qwen2"
     if "Digits" in kinds:
         return "smollm"
     if kinds == ["ByteLevel"]:
         return "gpt-2"
-    raise Refused("tokenizer.json", pattern or "/".join(map(str, kinds)), "this pre-tokenizer is not known",
-                  "give a GGUF file of the model")
+    raise Refused(
+        "tokenizer.json",
+        pattern or "/".join(map(str, kinds)),
+        "this pre-tokenizer is not known",
+        "give a GGUF file of the model",
+    )
 
 
 def read_tokenizer(folder: Path) -> dict[str, Any]:
@@ -53,8 +61,12 @@ def vocabulary(definition: dict[str, Any], size: int) -> tuple[list[str], list[T
     by_id = {number: text for text, number in definition["model"]["vocab"].items()}
     by_id.update({number: token["content"] for number, token in added.items()})
     if max(by_id) >= size:
-        raise Refused("tokenizer.json", max(by_id), f"config.json has a vocabulary of {size}, so ids end at {size - 1}",
-                      "take config.json and tokenizer.json from the same revision")
+        raise Refused(
+            "tokenizer.json",
+            max(by_id),
+            f"config.json has a vocabulary of {size}, so ids end at {size - 1}",
+            "take config.json and tokenizer.json from the same revision",
+        )
     kinds = []
     for number in range(size):
         if number not in by_id:

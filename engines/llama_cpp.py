@@ -88,18 +88,34 @@ class LlamaCpp:
         }
         if source.derived_from(spec.quantization):
             reasons["quality"] = f"{source.derived_from(spec.quantization)}: lost precision does not come back"
-        return BuildPlan(model, spec, digest, str(self._root / artifacts.directory_name(spec.kind, digest)),
-                         ("look up",) if found else source.steps(spec.quantization), disk, memory, reasons)
+        return BuildPlan(
+            model,
+            spec,
+            digest,
+            str(self._root / artifacts.directory_name(spec.kind, digest)),
+            ("look up",) if found else source.steps(spec.quantization),
+            disk,
+            memory,
+            reasons,
+        )
 
     def build(self, plan: BuildPlan, progress: Progress) -> Engine:
         """Make the plan so, once per digest. Raises Corrupt, Refused, Unavailable."""
         start = time.monotonic()
-        manifest, found = artifacts.build_once(self._root, plan.spec.kind, plan.digest,
-                                               lambda directory: self._make(plan, directory, progress))
+        manifest, found = artifacts.build_once(
+            self._root, plan.spec.kind, plan.digest, lambda directory: self._make(plan, directory, progress)
+        )
         progress("found" if found else "built", 1.0)
         size = sum(entry["size"] for entry in manifest["files"])
-        return Engine(plan.spec.kind, plan.digest, plan.directory, plan.model.name, size,
-                      0.0 if found else time.monotonic() - start, found)
+        return Engine(
+            plan.spec.kind,
+            plan.digest,
+            plan.directory,
+            plan.model.name,
+            size,
+            0.0 if found else time.monotonic() - start,
+            found,
+        )
 
     def _make(self, plan: BuildPlan, directory: Path, progress: Progress) -> artifacts.Manifest:
         progress("check digests", 0.0)
@@ -110,9 +126,13 @@ class LlamaCpp:
         check_output(out, source.facts)
         return {
             "spec": {"kind": plan.spec.kind, "quantization": plan.spec.quantization},
-            "model": {"name": plan.model.name, "version": plan.model.version, "uri": plan.model.uri,
-                      "digest": plan.model.digest,
-                      "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in plan.model.files]},
+            "model": {
+                "name": plan.model.name,
+                "version": plan.model.version,
+                "uri": plan.model.uri,
+                "digest": plan.model.digest,
+                "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in plan.model.files],
+            },
             "architecture": source.facts.architecture,
             "parameters": source.facts.parameters,
             "built_with": engine_version(),
@@ -125,15 +145,26 @@ class LlamaCpp:
         check_port(port)
         check_spec(spec, QUANTIZATIONS)
         faults = spec.faults
-        options = {"model": str(Path(engine.directory) / MODEL_FILE), "name": engine.served_name, "host": host,
-                   "port": port, "slots": spec.slots, "context": spec.context, "threads": spec.threads,
-                   "max-queue": spec.max_queue, "drain-s": spec.drain_s,
-                   "fault-ttft-delay-s": faults.ttft_delay_s, "fault-token-delay-s": faults.token_delay_s,
-                   "fault-error-rate": faults.error_rate, "fault-cut-rate": faults.cut_rate}
+        options = {
+            "model": str(Path(engine.directory) / MODEL_FILE),
+            "name": engine.served_name,
+            "host": host,
+            "port": port,
+            "slots": spec.slots,
+            "context": spec.context,
+            "threads": spec.threads,
+            "max-queue": spec.max_queue,
+            "drain-s": spec.drain_s,
+            "fault-ttft-delay-s": faults.ttft_delay_s,
+            "fault-token-delay-s": faults.token_delay_s,
+            "fault-error-rate": faults.error_rate,
+            "fault-cut-rate": faults.cut_rate,
+        }
         chosen = {name: value for name, value in options.items() if not (name.startswith("fault-") and value == 0)}
         pairs = [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
-        return ServeCommand((sys.executable, "-m", "engines.llama_server", *pairs), {"PYTHONUNBUFFERED": "1"},
-                            spec.drain_s + 5.0)
+        return ServeCommand(
+            (sys.executable, "-m", "engines.llama_server", *pairs), {"PYTHONUNBUFFERED": "1"}, spec.drain_s + 5.0
+        )
 
     def readiness(self, spec: EngineSpec) -> Readiness:
         """503 while loading and draining, 200 between."""
@@ -150,8 +181,10 @@ def check_files(model: ModelVersion) -> None:
         path = Path(model.directory) / file.path
         found = artifacts.sha256_of(path) if path.is_file() else "missing"
         if found != file.sha256:
-            raise Corrupt(f"model {model.name} version {model.version}: {file.path} is {found[:12]} and its record "
-                          f"says {file.sha256[:12]}; resolve the model again")
+            raise Corrupt(
+                f"model {model.name} version {model.version}: {file.path} is {found[:12]} and its record "
+                f"says {file.sha256[:12]}; resolve the model again"
+            )
 
 
 def check_output(out: Path, facts: Facts) -> None:

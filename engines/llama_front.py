@@ -15,8 +15,21 @@ from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, T
 from engines.faults import Cut, FaultyPath
 
 _MAX_BODY = 32 * 1024 * 1024
-_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "proxy-authorization",
-                  "proxy-authenticate", "host", "content-length", "expect"})  # RFC 9110, 7.6.1, and what we set anew
+_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "transfer-encoding",
+        "te",
+        "trailer",
+        "upgrade",
+        "proxy-authorization",
+        "proxy-authenticate",
+        "host",
+        "content-length",
+        "expect",
+    }
+)  # RFC 9110, 7.6.1, and what we set anew
 
 
 class Front:
@@ -51,8 +64,11 @@ class Front:
         """The model is loaded and served at ``base``. Each request gets a connection of its own: llama.cpp's server
         closes a kept one whenever it likes, and holds a thread for it until then."""
         self._base = base
-        self._session = ClientSession(connector=TCPConnector(limit=0, force_close=True), auto_decompress=False,
-                                      timeout=ClientTimeout(total=None, sock_connect=5))
+        self._session = ClientSession(
+            connector=TCPConnector(limit=0, force_close=True),
+            auto_decompress=False,
+            timeout=ClientTimeout(total=None, sock_connect=5),
+        )
         self.state = "ok"
 
     async def _close(self, _: web.Application) -> None:
@@ -70,8 +86,11 @@ class Front:
         return web.Response(text=theirs + self._own_metrics(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
     def _own_metrics(self) -> str:
-        numbers = (("requests_running", "gauge", self.open_requests - self.waiting),
-                   ("requests_waiting", "gauge", self.waiting), ("requests_refused_total", "counter", self.refused))
+        numbers = (
+            ("requests_running", "gauge", self.open_requests - self.waiting),
+            ("requests_waiting", "gauge", self.waiting),
+            ("requests_refused_total", "counter", self.refused),
+        )
         return "".join(f"# TYPE roundhouse_{name} {kind}\nroundhouse_{name} {value}\n" for name, kind, value in numbers)
 
     async def _any(self, request: web.Request) -> web.StreamResponse:
@@ -111,11 +130,13 @@ class Front:
         headers = end_to_end(request.headers)
         response: web.StreamResponse | None = None
         try:
-            async with self._session.request(request.method, f"{self._base}{request.raw_path}", data=body,
-                                             headers=headers, allow_redirects=False) as upstream:
+            async with self._session.request(
+                request.method, f"{self._base}{request.raw_path}", data=body, headers=headers, allow_redirects=False
+            ) as upstream:
                 if upstream.content_length is not None:
-                    return web.Response(status=upstream.status, headers=end_to_end(upstream.headers),
-                                        body=await upstream.read())
+                    return web.Response(
+                        status=upstream.status, headers=end_to_end(upstream.headers), body=await upstream.read()
+                    )
                 response = web.StreamResponse(status=upstream.status, headers=end_to_end(upstream.headers))
                 await response.prepare(request)
                 await self._copy(upstream, response)

@@ -47,11 +47,18 @@ def log(line: str) -> None:
 
 async def start_child(arguments: argparse.Namespace) -> Process:
     """The process with the model in it; its log goes where ours goes."""
-    options = {"model": arguments.model, "name": arguments.name, "slots": arguments.slots, "context": arguments.context,
-               "threads": arguments.threads, "parent": os.getpid()}
+    options = {
+        "model": arguments.model,
+        "name": arguments.name,
+        "slots": arguments.slots,
+        "context": arguments.context,
+        "threads": arguments.threads,
+        "parent": os.getpid(),
+    }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return await asyncio.create_subprocess_exec(sys.executable, "-m", "engines.llama_child", *words,
-                                                stdin=PIPE, stdout=PIPE, stderr=sys.stdout.fileno())
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "engines.llama_child", *words, stdin=PIPE, stdout=PIPE, stderr=sys.stdout.fileno()
+    )
 
 
 async def listen(front: Front, host: str, port: int) -> web.AppRunner:

@@ -25,5 +25,15 @@ def read_local_model(place: Path, name: str = "") -> ModelVersion:
     kind = "gguf" if ggufs else "safetensors"
     bare = ModelVersion(name or place.stem, "0", place.resolve().as_uri(), str(directory), files, kind, "", 0, digest)
     facts = open_source(bare).facts
-    return ModelVersion(bare.name, "0", bare.uri, bare.directory, files, kind, facts.architecture, facts.parameters,
-                        digest, {"source": "local files"})
+    return ModelVersion(
+        bare.name,
+        "0",
+        bare.uri,
+        bare.directory,
+        files,
+        kind,
+        facts.architecture,
+        facts.parameters,
+        digest,
+        {"source": "local files"},
+    )

@@ -26,8 +26,16 @@ class MemoryEngine:
         """Decide by the spec's rules alone. Raises Refused."""
         check_spec(spec, QUANTIZATIONS)
         digest = hashlib.sha256(f"{model.digest} {spec.kind} {spec.quantization}".encode()).hexdigest()
-        return BuildPlan(model, spec, digest, f"memory:{spec.kind}-{digest[:16]}", ("remember",), 0, 0,
-                         {"digest": f"model {model.digest[:12]}, {spec.quantization}"})
+        return BuildPlan(
+            model,
+            spec,
+            digest,
+            f"memory:{spec.kind}-{digest[:16]}",
+            ("remember",),
+            0,
+            0,
+            {"digest": f"model {model.digest[:12]}, {spec.quantization}"},
+        )
 
     def build(self, plan: BuildPlan, progress: Progress) -> Engine:
         """Remember it."""
@@ -35,16 +43,25 @@ class MemoryEngine:
             progress("found", 1.0)
             return replace(self._built[plan.digest], build_s=0.0, cached=True)
         progress("built", 1.0)
-        engine = Engine(plan.spec.kind, plan.digest, plan.directory, plan.model.name,
-                        sum(f.size for f in plan.model.files), 0.0, False)
+        engine = Engine(
+            plan.spec.kind,
+            plan.digest,
+            plan.directory,
+            plan.model.name,
+            sum(f.size for f in plan.model.files),
+            0.0,
+            False,
+        )
         return self._built.setdefault(plan.digest, engine)
 
     def serve_command(self, engine: Engine, spec: EngineSpec, host: str, port: int) -> ServeCommand:
         """A command that names what would be served. Raises Refused for a port that it may not have."""
         check_port(port)
         check_spec(spec, QUANTIZATIONS)
-        return ServeCommand(("serve-from-memory", "--name", engine.served_name, "--host", host, "--port", str(port)),
-                            stop_s=spec.drain_s + 5.0)
+        return ServeCommand(
+            ("serve-from-memory", "--name", engine.served_name, "--host", host, "--port", str(port)),
+            stop_s=spec.drain_s + 5.0,
+        )
 
     def readiness(self, spec: EngineSpec) -> Readiness:
         """As the real one's."""

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-_DEQUANTIZE = {name: f"dequantize_row_{name.lower().replace('_k', '_K')}" for name in
-               ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")}
+_DEQUANTIZE = {
+    name: f"dequantize_row_{name.lower().replace('_k', '_K')}"
+    for name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+}
 
 
 @cache
@@ -26,8 +28,15 @@ def library() -> ctypes.CDLL | None:
         try:
             loaded = ctypes.CDLL(str(file))
             loaded.ggml_quantize_chunk.restype = ctypes.c_size_t
-            loaded.ggml_quantize_chunk.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64,
-                                                   ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
+            loaded.ggml_quantize_chunk.argtypes = [
+                ctypes.c_int,
+                ctypes.c_void_p,
+                ctypes.c_void_p,
+                ctypes.c_int64,
+                ctypes.c_int64,
+                ctypes.c_int64,
+                ctypes.c_void_p,
+            ]
             return loaded
         except (OSError, AttributeError):
             continue

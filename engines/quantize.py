@@ -18,8 +18,13 @@ from rollout.errors import Unavailable
 
 _K = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 QUANTIZATIONS = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", *reversed(_K))
-_FILE_TYPES = {"F32": "ALL_F32", "Q2_K": "MOSTLY_Q2_K", "Q3_K": "MOSTLY_Q3_K_S", "Q4_K": "MOSTLY_Q4_K_S",
-               "Q5_K": "MOSTLY_Q5_K_S"}
+_FILE_TYPES = {
+    "F32": "ALL_F32",
+    "Q2_K": "MOSTLY_Q2_K",
+    "Q3_K": "MOSTLY_Q3_K_S",
+    "Q4_K": "MOSTLY_Q4_K_S",
+    "Q5_K": "MOSTLY_Q5_K_S",
+}
 _BLOCK_ELEMENTS = 4 * 1024 * 1024  # 16 MiB of float32 at work at once
 # llama.cpp keeps these exact: norms, and the routers of mixtures of experts
 _EXACT = ("_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d.weight")
@@ -68,8 +73,10 @@ def requantize(source: GgufFile, quantization: str, out: Path, progress: Progres
         if key not in dropped:
             writer.add_key_value(key, value.value, value.type, value.sub_type)
     memory = np.memmap(source.path, dtype=np.uint8, mode="r")
-    jobs = [Job(t.name, t.shape, t.type, target_type(t.name, t.shape, quantization), _rows_of(memory, t))
-            for t in source.tensors]
+    jobs = [
+        Job(t.name, t.shape, t.type, target_type(t.name, t.shape, quantization), _rows_of(memory, t))
+        for t in source.tensors
+    ]
     write_tensors(writer, jobs, quantization, out, progress)
 
 
@@ -84,8 +91,9 @@ def write_tensors(writer: GGUFWriter, jobs: Sequence[Job], quantization: str, ou
     writer.add_file_type(file_type(quantization))
     writer.add_quantization_version(2)
     for job in jobs:
-        writer.add_tensor_info(job.name, job.shape, np.dtype(np.float32), tensor_bytes(job.shape, job.target),
-                               raw_dtype=job.target)
+        writer.add_tensor_info(
+            job.name, job.shape, np.dtype(np.float32), tensor_bytes(job.shape, job.target), raw_dtype=job.target
+        )
     writer.write_header_to_file(out)
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -104,8 +112,9 @@ def converted(job: Job) -> np.ndarray:
     step = max(1, _BLOCK_ELEMENTS // job.shape[-1])
     for first in range(0, count, step):
         rows = job.rows(first, min(first + step, count))
-        result[first : first + step] = rows if job.source == job.target else encode(decode(rows, job.source),
-                                                                                   job.target)
+        result[first : first + step] = (
+            rows if job.source == job.target else encode(decode(rows, job.source), job.target)
+        )
     return result
 
 
@@ -125,6 +134,8 @@ def encode(rows: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
     if found is not None:
         return found
     if kind.name in _K:
-        raise Unavailable(f"{kind.name} needs the C quantiser of the xllamacpp wheel, which does not export it here; "
-                          "choose Q8_0 or Q4_0")
+        raise Unavailable(
+            f"{kind.name} needs the C quantiser of the xllamacpp wheel, which does not export it here; "
+            "choose Q8_0 or Q4_0"
+        )
     return quants.quantize(rows, kind).view(np.uint8)

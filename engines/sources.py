@@ -60,15 +60,23 @@ def open_source(model: ModelVersion) -> Source:
         return GgufSource(read_gguf(_the_gguf(model, directory)))
     if model.format == "safetensors":
         return HfSource(read_hf_folder(directory))
-    raise Refused("format", model.format, "an engine is built from gguf or safetensors",
-                  "register a GGUF file or a Hugging Face folder with safetensors")
+    raise Refused(
+        "format",
+        model.format,
+        "an engine is built from gguf or safetensors",
+        "register a GGUF file or a Hugging Face folder with safetensors",
+    )
 
 
 def _the_gguf(model: ModelVersion, directory: Path) -> Path:
     names = [f.path for f in model.files if f.path.endswith(".gguf")]
     if len(names) != 1:
-        raise Refused("model files", ", ".join(names) or "none", f"{len(names)} GGUF files, and an engine needs one",
-                      "register one GGUF file per model version (join split files first)")
+        raise Refused(
+            "model files",
+            ", ".join(names) or "none",
+            f"{len(names)} GGUF files, and an engine needs one",
+            "register one GGUF file per model version (join split files first)",
+        )
     path = directory / names[0]
     if not path.is_file():
         raise Refused("model file", names[0], f"it is not in {directory.name}", "resolve the model again")
@@ -80,18 +88,31 @@ class GgufSource:
 
     def __init__(self, file: GgufFile) -> None:
         if file.architecture not in MODEL_ARCH_NAMES.values():
-            raise Refused("architecture", file.architecture or "none", "llama.cpp has no such architecture",
-                          "give a text model in GGUF format")
+            raise Refused(
+                "architecture",
+                file.architecture or "none",
+                "llama.cpp has no such architecture",
+                "give a text model in GGUF format",
+            )
         if "tokenizer.ggml.model" not in file.metadata or "tokenizer.ggml.tokens" not in file.metadata:
-            raise Refused("tokenizer", file.path.name, "the GGUF file holds no tokenizer",
-                          "convert the model together with its tokenizer")
+            raise Refused(
+                "tokenizer",
+                file.path.name,
+                "the GGUF file holds no tokenizer",
+                "convert the model together with its tokenizer",
+            )
         self._file = file
         heads = max(file.number("attention.head_count", 1), 1)
         self.facts = Facts(
-            file.architecture, file.parameters, file.number("block_count", 1),
+            file.architecture,
+            file.parameters,
+            file.number("block_count", 1),
             file.number("attention.head_count_kv", heads),
             file.number("attention.key_length", file.number("embedding_length", 0) // heads),
-            file.number("context_length", 0), file.metadata["tokenizer.ggml.tokens"].count, file.main_type)
+            file.number("context_length", 0),
+            file.metadata["tokenizer.ggml.tokens"].count,
+            file.main_type,
+        )
 
     def _is_already(self, quantization: str) -> bool:
         return all(target_type(t.name, t.shape, quantization) == t.type for t in self._file.tensors)
@@ -125,9 +146,15 @@ class HfSource:
         planned = list(jobs(folder, "F16"))
         kinds = [w.type for w in folder.weights if len(w.shape) > 1]
         self.facts = Facts(
-            folder.architecture, sum(prod(j.shape) for j in planned if j.name != "rope_freqs.weight"),
-            folder.layers, folder.kv_heads, folder.head_dim, int(folder.config["max_position_embeddings"]),
-            int(folder.config["vocab_size"]), GGMLQuantizationType(max(set(kinds), key=kinds.count)).name)
+            folder.architecture,
+            sum(prod(j.shape) for j in planned if j.name != "rope_freqs.weight"),
+            folder.layers,
+            folder.kv_heads,
+            folder.head_dim,
+            int(folder.config["max_position_embeddings"]),
+            int(folder.config["vocab_size"]),
+            GGMLQuantizationType(max(set(kinds), key=kinds.count)).name,
+        )
 
     def steps(self, quantization: str) -> tuple[str, ...]:
         return ("check digests", f"convert {self.facts.weights_from} safetensors to {quantization} GGUF", "verify")
@@ -140,4 +167,3 @@ class HfSource:
 
     def write(self, name: str, quantization: str, out: Path, progress: Progress) -> None:
         convert(self._folder, name, quantization, out, progress)
-

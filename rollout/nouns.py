@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 FULL = 1000  #: the sum of the shares of a split, in permille
 
@@ -241,17 +240,3 @@ class RollBack:
 
 
 Step = Shift | Hold | Promote | RollBack
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a finished release leaves behind."""
-
-    release: str
-    service: str
-    stable: int | None
-    candidate: int
-    verdict: Verdict
-    phase: Phase
-    seconds: dict[str, float] = field(default_factory=dict)
-    numbers: dict[str, Any] = field(default_factory=dict)

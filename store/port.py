@@ -103,7 +103,9 @@ class Store(Protocol):
         """Grows with every write of desired state, so that the agent notices within one look."""
 
     # services and versions
-    def put_service(self, service: ServiceState) -> None: ...
+    def put_service(self, service: ServiceState) -> None:
+        """New, or with new settings; which version is stable is only turned by ``set_stable``."""
+
     def services(self) -> list[ServiceState]: ...
     def service(self, name: str) -> ServiceState: ...
     def drop_service(self, name: str, now: float) -> None:
@@ -124,8 +126,11 @@ class Store(Protocol):
 
     def end_lease(self, service: str) -> None: ...
     def leases(self) -> dict[str, Lease]: ...
-    def set_stable(self, service: str, number: int, release: str | None) -> None:
-        """The stable name turns to a version and the lease ends. Raises Conflict when ``release`` no longer runs."""
+    def set_stable(self, service: str, number: int, release: str | None, retire_at: float | None = None) -> None:
+        """The stable name turns to a version, the lease ends, and the one before is retired at that time, all at once.
+
+        Raises Conflict when ``release`` no longer runs.
+        """
 
     def put_observed(self, observed: Observed) -> None: ...
     def observed(self, service: str) -> Observed | None: ...
@@ -133,6 +138,9 @@ class Store(Protocol):
     # releases
     def begin_release(self, release: Release, now: float, stale_s: float) -> Release:
         """Raises Conflict when another release of the service runs and was heard of within ``stale_s``."""
+
+    def beat(self, release_id: str, now: float) -> bool:
+        """Its process lives; false once the release has ended."""
 
     def update_release(self, release_id: str, **changes: Any) -> Release:
         """Raises Conflict once it has finished."""

@@ -55,7 +55,9 @@ class SqlStore:
 
     def put_service(self, service: ServiceState) -> None:
         with self._begin(desired=True) as c:
-            _put(c, t.services, {"name": service.name}, asdict(service))
+            settings = {k: v for k, v in asdict(service).items() if k != "stable"}
+            if c.execute(t.services.update().where(t.services.c.name == service.name).values(**settings)).rowcount == 0:
+                c.execute(t.services.insert().values(**asdict(service)))
 
     def services(self) -> list[ServiceState]:
         with self._begin() as c:
@@ -123,10 +125,13 @@ class SqlStore:
             rows = _rows(c, sa.select(t.leases))
         return {r.pop("service"): Lease(**r) for r in rows}
 
-    def set_stable(self, service: str, number: int, release: str | None) -> None:
+    def set_stable(self, service: str, number: int, release: str | None, retire_at: float | None = None) -> None:
         with self._begin(desired=True) as c:
             if release is not None:
                 self._must_run(c, release, service)
+            before = c.execute(sa.select(t.services.c.stable).where(t.services.c.name == service)).scalar()
+            old = sa.and_(t.versions.c.service == service, t.versions.c.number == before)
+            c.execute(t.versions.update().where(old).values(retire_at=retire_at))
             c.execute(t.services.update().where(t.services.c.name == service).values(stable=number))
             c.execute(t.leases.delete().where(t.leases.c.service == service))
             kept = sa.and_(t.versions.c.service == service, t.versions.c.number == number)
@@ -159,6 +164,11 @@ class SqlStore:
                 _finish(c, other["id"], Phase.FAILED, lost, now, {})
             c.execute(t.releases.insert().values(**asdict(begun)))
         return begun
+
+    def beat(self, release_id: str, now: float) -> bool:
+        running = sa.and_(t.releases.c.id == release_id, t.releases.c.phase.in_(ACTIVE))
+        with self._begin() as c:
+            return c.execute(t.releases.update().where(running).values(beat_at=now)).rowcount > 0
 
     def update_release(self, release_id: str, **changes: Any) -> Release:
         with self._begin(desired=True) as c:

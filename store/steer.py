@@ -93,6 +93,20 @@ def end_release(store: Store, service: str, reason: str) -> str | None:
     return None
 
 
+def turn(store: Store, service: str, present: int | None, number: int, release: str | None, keep_warm_s: float) -> None:
+    """The stable name turns from ``present`` to ``number``, confirmed; what the gateway does not take is taken back.
+
+    Raises Conflict when ``release`` has ended, Unavailable with the gateway's reason.
+    """
+    store.set_stable(service, number, release, time.time() + keep_warm_s)
+    try:
+        confirm(store, service, lambda o: o.stable == number, f"version {number} as stable")
+    except Unavailable:
+        if present is not None:
+            store.set_stable(service, present, release)
+        raise
+
+
 def put_back(store: Store, service: str, to: int, reason: str, timeout_s: float = 900.0) -> str:
     """An earlier version in service again: started and warmed up first, then one change. Raises NotFound."""
     present = store.service(service).stable
@@ -100,10 +114,7 @@ def put_back(store: Store, service: str, to: int, reason: str, timeout_s: float 
     count = max(1, target.instances)
     store.scale(service, target.number, count)
     wait_ready(store, service, target.number, count, timeout_s)
-    store.set_stable(service, target.number, None)
-    confirm(store, service, lambda o: o.stable == target.number, f"version {target.number} as stable")
-    if present is not None:
-        store.scale(service, present, 1, time.time() + RETURN_S)
+    turn(store, service, present, target.number, None, RETURN_S)
     told = f"{service}: version {target.number} is in service again instead of {present}: {reason}"
     store.note(Event(time.time(), service, "rollback", told))
     return told

@@ -13,7 +13,7 @@ from configs.stack import load_stack
 from model_registry.port import open_registry
 from rollout.nouns import ModelVersion, Phase, Version
 from store.port import open_store
-from store.steer import confirm, turn_back
+from store.steer import confirm, turn, turn_back
 from tasks.ticket import Ticket
 
 
@@ -21,11 +21,8 @@ from tasks.ticket import Ticket
 def promote(order: Order, ticket: Ticket, model: ModelVersion, candidate: Version, reason: str) -> str:
     """The stable name turns to the candidate in one change; the alias moves; the old version stays warm for a while."""
     store = open_store(order.stack.store())
-    store.set_stable(ticket.service, candidate.number, ticket.release)
-    confirm(store, ticket.service, lambda o: o.stable == candidate.number, f"version {candidate.number} as stable")
+    turn(store, ticket.service, ticket.stable, candidate.number, ticket.release, order.policy.keep_warm_s)
     store.finish_release(ticket.release, Phase.PROMOTED, reason, time.time(), {})
-    if ticket.stable is not None:
-        store.scale(ticket.service, ticket.stable, order.service.instances, time.time() + order.policy.keep_warm_s)
     mark(
         order,
         model,
@@ -58,8 +55,7 @@ def stand_by(order: Order, ticket: Ticket, candidate: Version) -> int:
     """Leave the version ready and without traffic; its number. The first version of a service becomes stable."""
     store = open_store(order.stack.store())
     if ticket.stable is None:
-        store.set_stable(ticket.service, candidate.number, ticket.release)
-        confirm(store, ticket.service, lambda o: o.stable == candidate.number, f"version {candidate.number} as stable")
+        turn(store, ticket.service, None, candidate.number, ticket.release, 0.0)
     store.finish_release(ticket.release, Phase.DEPLOYED, f"version {candidate.number} stands by", time.time(), {})
     return candidate.number
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 from prefect import task
@@ -11,9 +14,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from configs.order import Order
+from rollout.errors import Unavailable
 from rollout.nouns import Phase
 from store.port import Release, ServiceState, Store, open_store
 
+BEAT_S = 10.0
 STALE_S = 60.0  # a release of which nothing was heard for so long does not block the next
 
 
@@ -32,10 +37,8 @@ class Ticket:
 def begin(order: Order) -> Ticket:
     """Take the service for this release. Raises Conflict while another release of it is under way."""
     store, now = open_store(order.stack.store()), time.time()
-    known = {s.name: s for s in store.services()}
-    stable = known[order.service.name].stable if order.service.name in known else None
     file = order.service
-    store.put_service(ServiceState(file.name, stable, file.response_timeout_s, file.body_limit_bytes, file.port))
+    stable = {s.name: s.stable for s in store.services()}.get(file.name)
     release = Release(
         id=f"{file.name}-{uuid.uuid4().hex[:8]}",
         service=file.name,
@@ -46,7 +49,18 @@ def begin(order: Order) -> Ticket:
         stage="fetch",
     )
     store.begin_release(release, now, STALE_S)
+    threading.Thread(target=keep_alive, args=(store, release.id), name="release-beat", daemon=True).start()
+    store.put_service(ServiceState(file.name, None, file.response_timeout_s, file.body_limit_bytes, file.port))
     return Ticket(release.id, file.name, stable, now)
+
+
+def keep_alive(store: Store, release_id: str, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Say that this process lives until the release has ended, however long a build takes. It renews no lease."""
+    lives = True
+    while lives:
+        with contextlib.suppress(Unavailable):  # a database that does not answer now may answer the next time
+            lives = store.beat(release_id, time.time())
+        sleep(BEAT_S)
 
 
 def tell(store: Store, ticket: Ticket, stage: str) -> None:

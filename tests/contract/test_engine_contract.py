@@ -49,10 +49,19 @@ def test_a_second_build_is_found(engine: EngineKind, tiny: TinyModel) -> None:
     assert seen == sorted(seen) and seen[-1] == 1.0
 
 
-@pytest.mark.parametrize(("changes", "field"), [
-    ({"quantization": "Q9"}, "quantization"), ({"kind": "nothing"}, "kind"), ({"slots": 0}, "slots"),
-    ({"context": 0}, "context"), ({"threads": 0}, "threads"), ({"max_queue": -1}, "max_queue"),
-    ({"drain_s": -1.0}, "drain_s"), ({"faults": Faults(cut_rate=1.5)}, "faults.cut_rate")])
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"quantization": "Q9"}, "quantization"),
+        ({"kind": "nothing"}, "kind"),
+        ({"slots": 0}, "slots"),
+        ({"context": 0}, "context"),
+        ({"threads": 0}, "threads"),
+        ({"max_queue": -1}, "max_queue"),
+        ({"drain_s": -1.0}, "drain_s"),
+        ({"faults": Faults(cut_rate=1.5)}, "faults.cut_rate"),
+    ],
+)
 def test_a_bad_spec_is_refused(engine: EngineKind, tiny: TinyModel, changes: dict[str, object], field: str) -> None:
     """The refusal names the field, the value and what to do."""
     with pytest.raises(Refused) as refusal:

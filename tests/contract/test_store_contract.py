@@ -115,6 +115,32 @@ def test_promotion_ends_the_lease_and_keeps_the_version(store):
     assert store.versions("chat")[0].retire_at is None
 
 
+def test_promotion_retires_the_version_before_at_the_time_given(store):
+    """In the same transaction, so that no crash can leave it running for ever."""
+    store.put_service(ServiceState("chat", stable=1))
+    store.add_version(version())
+    store.add_version(version())
+    store.set_stable("chat", 2, None, retire_at=99.0)
+    assert [v.retire_at for v in store.versions("chat")] == [99.0, None]
+
+
+def test_new_settings_of_a_service_do_not_move_its_stable_version(store):
+    """Who is stable is turned by one verb only."""
+    store.put_service(ServiceState("chat", stable=1))
+    store.put_service(ServiceState("chat", stable=None, response_timeout_s=9.0))
+    assert store.service("chat") == ServiceState("chat", 1, 9.0)
+
+
+def test_a_release_beats_until_it_ends(store):
+    """A beat says that the process lives; after the end it is told so."""
+    store.begin_release(release(), 1.0, 60)
+    assert store.beat("r1", 50.0)
+    with pytest.raises(Conflict):
+        store.begin_release(release("r2"), 100.0, 60)
+    store.finish_release("r1", Phase.FAILED, "x", 101.0, {})
+    assert not store.beat("r1", 102.0)
+
+
 def test_a_delivery_is_first_once(store):
     """Webhooks are repeated by their sender; a forgotten one counts as new."""
     assert store.first_delivery("d1", 1.0) and not store.first_delivery("d1", 2.0)

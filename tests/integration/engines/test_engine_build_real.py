@@ -19,8 +19,13 @@ from engines.local_model import read_local_model
 from engines.port import EngineSpec, LocalSettings
 from rollout.errors import Refused
 
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 64}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 
 
 def quiet(what: str, share: float) -> None:
@@ -40,9 +45,14 @@ def test_the_sample_answers_in_each_quantisation(tmp_path: Path, sample_gguf: Pa
     assert figures["expected_share"] >= 0.5 and figures["clean_share"] >= 0.5
 
 
-@pytest.mark.parametrize(("architecture", "options"), [
-    ("LlamaForCausalLM", {}), ("LlamaForCausalLM", {"rope_scaling": LLAMA3, "tied": False}),
-    ("Qwen2ForCausalLM", {"shards": 3})])
+@pytest.mark.parametrize(
+    ("architecture", "options"),
+    [
+        ("LlamaForCausalLM", {}),
+        ("LlamaForCausalLM", {"rope_scaling": LLAMA3, "tied": False}),
+        ("Qwen2ForCausalLM", {"shards": 3}),
+    ],
+)
 def test_a_converted_folder_computes_what_the_weights_say(tmp_path: Path, architecture: str, options: dict) -> None:
     """llama.cpp's probabilities over 90 positions' context equal those of the model's equations in NumPy."""
     model = write_tiny(tmp_path / "hf", architecture, **options)
@@ -52,8 +62,10 @@ def test_a_converted_folder_computes_what_the_weights_say(tmp_path: Path, archit
     with running_engine(kind, engine, spec, tmp_path / "log") as running:
         request = {"prompt": tokens, "n_predict": 1, "temperature": 0, "n_probs": 20}
         found = CLIENT.post(f"{running.base}/completion", json=request).json()["completion_probabilities"][0]
-        chat = CLIENT.post(f"{running.base}/v1/chat/completions", json={
-            "messages": [{"role": "user", "content": "and the end"}], "max_tokens": 4}).json()
+        chat = CLIENT.post(
+            f"{running.base}/v1/chat/completions",
+            json={"messages": [{"role": "user", "content": "and the end"}], "max_tokens": 4},
+        ).json()
         split = CLIENT.post(f"{running.base}/tokenize", json={"content": "and the<|im_end|>"}).json()["tokens"]
     expected = next_token_logprobs(model, tokens)
     for one in found["top_logprobs"]:

@@ -130,8 +130,9 @@ def _give_up(url: str, request: dict) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_open_stream_is_finished_after_the_signal(kind: LlamaCpp, sample: Engine, tmp_path: Path,
-                                                     number: signal.Signals) -> None:
+def test_an_open_stream_is_finished_after_the_signal(
+    kind: LlamaCpp, sample: Engine, tmp_path: Path, number: signal.Signals
+) -> None:
     """Health turns 503, a new request is refused with a closed connection, the stream ends with [DONE], exit 0."""
     with running_engine(kind, sample, SPEC, tmp_path / "log") as running:
         request = body(max_tokens=120, stream=True, ignore_eos=True)

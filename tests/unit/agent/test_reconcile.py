@@ -64,7 +64,7 @@ class House:
             probes=self.probes,
             ports=range(18100, 18110),
             clock=self.clock,
-            port_free=lambda host, port: True,
+            port_free=lambda port, host: True,
         )
         self.loop = Reconciler(parts)
         self.store.put_service(ServiceState("chat"))
