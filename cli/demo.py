@@ -161,7 +161,7 @@ def _good(facts: dict[str, Any]) -> bool:
 
 
 def _tell(show: Demo, facts: dict[str, Any]) -> None:
-    phases = ("register", "fetch", "build", "warm up", "stress", "evidence")
+    phases = ("fetch", "build", "warm up", "stress", "evidence")
     columns = ("v", "engine", "verdict", *phases, "all")
     rows = [
         (
@@ -194,8 +194,7 @@ def _finding(version: int, finding: dict[str, Any]) -> tuple[Any, ...]:
 
 def _tell_how_to_call(stack: Stack) -> None:
     url = f"{stack.gateway_url}/api/predict/{SERVICE}/v1"
-    tokens = stack.secrets / "tokens.json"
-    key = f"""$({sys.executable} -c "import json; print(json.load(open('{tokens}'))['{SERVICE}'][0]['secret'])")"""
+    key = f"$(.venv/bin/roundhouse token {SERVICE})"
     out.print(
         f"Prefect  {stack.prefect_api.removesuffix('/api')}\nMLflow   {stack.mlflow_url}\nGateway  {url}\n",
         markup=False,
@@ -203,7 +202,8 @@ def _tell_how_to_call(stack: Stack) -> None:
     out.print(
         f"With curl:\n  curl {url}/completions -H \"Authorization: {key}\" -H 'Content-Type: application/json' \\\n"
         '    -d \'{"prompt": "The capital of France is", "max_tokens": 16}\'\n\n'
-        f'With the openai package:\n  from openai import OpenAI\n  client = OpenAI(base_url="{url}", api_key="...")\n'
+        "With the openai package:\n  from openai import OpenAI\n"
+        f'  client = OpenAI(base_url="{url}", api_key="...")  # the token\n'
         '  client.completions.create(model="demo", prompt="The capital of France is", max_tokens=16)\n\n'
         "The stack stays up: `roundhouse status`, `roundhouse traffic demo`, `roundhouse call demo`.\n"
         "(The command is in .venv/bin.) `make clean` ends it.",

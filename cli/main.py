@@ -40,6 +40,7 @@ for command in (
     use_commands.stress,
     use_commands.logs,
     use_commands.call,
+    use_commands.token,
     stress_engine,
     demo,
 ):

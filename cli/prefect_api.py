@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +39,8 @@ class PrefectApi:
         found = self._call("GET", f"/deployments/name/{flow}/{flow}")
         if found.status_code == 404:
             raise NotFound(f"Prefect has no deployment {flow}/{flow}; `roundhouse up` deploys prefect.yaml")
-        answer = self._call("POST", f"/deployments/{found.json()['id']}/create_flow_run", {"parameters": parameters})
+        asked = {"parameters": parameters, "idempotency_key": uuid.uuid4().hex}
+        answer = self._call("POST", f"/deployments/{found.json()['id']}/create_flow_run", asked)
         if answer.status_code in (409, 422):
             raise Refused("parameters", parameters, str(answer.json().get("detail")), "see `roundhouse release --help`")
         return _run(self._checked(answer))
@@ -56,8 +59,14 @@ class PrefectApi:
         return [line["message"] for line in self._checked(self._call("POST", "/logs/filter", body))]
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+        """Prefect says 503 while its SQLite file is locked, and means: ask again; its own client does so too."""
         try:
-            return httpx.request(method, self._base + path, json=body, timeout=30.0, trust_env=False)
+            for wait_s in (0.5, 1.0, 2.0, 4.0):
+                answer = httpx.request(method, self._base + path, json=body, timeout=30.0, trust_env=False)
+                if answer.status_code != 503:
+                    break
+                time.sleep(wait_s)
+            return answer
         except httpx.HTTPError as error:
             raise Unavailable(f"Prefect does not answer at {self._base}: {error}; is the stack up?") from error
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -28,7 +29,9 @@ def show_json(value: Any) -> None:
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table for a person."""
-    table = Table(*columns, title=title or None, title_justify="left", header_style="bold")
+    table = Table(title=title or None, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*("" if cell is None else _plain(str(cell)) for cell in row))
     out.print(table)
@@ -48,6 +51,8 @@ def progress(quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
 
         def report(what: str, share: float) -> None:
             if what not in known:
+                for earlier in known.values():
+                    bars.update(earlier, completed=1.0)
                 known[what] = bars.add_task(what, total=1.0)
             bars.update(known[what], completed=share)
 

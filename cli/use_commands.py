@@ -76,6 +76,14 @@ def logs(
             sys.stdout.flush()
 
 
+def token(service: Annotated[str, typer.Argument(help="A service that was released.")]) -> None:
+    """Print the service's token, for clients; keep it as you keep a password.
+
+    Example: `curl -H "Authorization: $(roundhouse token chat)" ...`
+    """
+    sys.stdout.write(TokenFile(load_stack().secrets / "tokens.json").secret(service) + "\n")
+
+
 def call(
     service: Annotated[str, typer.Argument(help="A service that was released.")],
     prompt: Annotated[str, typer.Argument(help="What to ask.")] = "The capital of France is",

@@ -40,4 +40,12 @@ def incident(before: Pids, instances: list[InstanceState], stable: int | None, c
 def check_parent(parent: int) -> None:
     """Raises Orphaned when the process that started this one is gone."""
     if os.getppid() != parent:
+        _let_go_of_output()
         raise Orphaned("the worker of this run is gone; the release ends and all traffic is on stable")
+
+
+def _let_go_of_output() -> None:
+    """Our output went to the parent; a broken pipe ends the process at the next log line (rich's on_broken_pipe)."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)

@@ -94,12 +94,14 @@ def _lives(process: psutil.Process) -> bool:
 def check_traffic(canary: Canary, dead: float) -> None:
     """All traffic is on stable within the promised time, and stays there although clients go on."""
     until(lambda: canary.traffic_is_back(dead), BACK_S + 2 * QUIET_S, "all traffic on stable")
+    print("TURN", canary.last_on_candidate() - dead)
     assert canary.last_on_candidate() - dead < BACK_S
 
 
 def check_release(canary: Canary, *words: str, within_s: float = 30.0) -> Release:
     """The release has ended with a reason that says what happened, and its candidate is gone for good."""
     release = until(canary.ended, within_s, "the release's end")
+    print("REASON", release.phase, release.reason)
     assert release.phase in ("rolled back", "failed")
     assert any(word in release.reason for word in words), release.reason
     assert canary.house.store.service(SERVICE).stable == canary.stable
@@ -112,6 +114,7 @@ def check_users(canary: Canary, dead: float, killed: str = "") -> None:
     counts = canary.witness.stop()
     assert counts["requests_ended"] == counts["requests_sent"]
     assert counts["requests_ended"] - counts["requests_failed"] > 20
+    print("COUNTS", {k: v for k, v in counts.items()})
     by_id = {r.request_id: r for r in canary.records()}
     for failure in counts["failures"]:
         record = by_id.get(failure["request_id"])

@@ -112,7 +112,7 @@ def test_second_release_is_refused_and_cancelling_turns_back(canary: Canary, cha
     house.prefect.cancel(canary.run)
     until(lambda: house.prefect.run(canary.run).ended, 60, "the cancelled run's end")
     assert house.prefect.run(canary.run).state == "CANCELLED"
-    release = check_release(canary, "Cancelled")
+    release = check_release(canary, "was cancelled")
     check_traffic(canary, release.finished_at or 0.0)
     check_users(canary, 0.0)
 
