@@ -7,9 +7,9 @@ import socket
 from pathlib import Path
 
 import pytest
+from whole_stack import stack as stack  # a fixture: one stack a session, for all folders
 
 from model_registry.sample import sample_model_file
-from whole_stack import stack as stack  # a fixture: one stack a session, for all folders
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -114,7 +114,7 @@ def test_second_release_is_refused_and_cancelling_turns_back(canary: Canary, cha
     assert house.prefect.run(canary.run).state == "CANCELLED"
     release = check_release(canary, "was cancelled")
     check_traffic(canary, release.finished_at or 0.0)
-    check_users(canary, 0.0)
+    check_users(canary, release.finished_at or 0.0)
 
 
 def test_hung_instance_is_replaced(house: House, stable: int) -> None:

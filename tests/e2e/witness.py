@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from whole_stack import until
+
 from configs.stack import Stack
 from gateway.tokens import TokenFile
-from whole_stack import until
 
 USERS = 3
 RATE = 6  # requests/s of all users together
