@@ -16,6 +16,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from configs.files import service_for
 from model_registry.webhook import Promotion, verify
+from rollout.errors import RoundhouseError
 from store.port import Event, Store
 
 log = logging.getLogger("roundhouse.agent")
@@ -39,6 +40,7 @@ def make_app(store: Store, secret: str, emit: Emit, alive: Callable[[], bool]) -
             "versions": [asdict(v) for v in store.versions()],
             "instances": [asdict(i) for i in store.instances()],
             "releases": [asdict(r) for r in store.releases(limit=20)],
+            "events": [asdict(e) for e in store.events(limit=50)],
         }
 
     @app.post("/hooks/mlflow")
@@ -49,9 +51,10 @@ def make_app(store: Store, secret: str, emit: Emit, alive: Callable[[], bool]) -
             return {"status": "refused", "reason": answer.reason}
         try:
             told = await run_in_threadpool(receive, store, answer, emit, time.time())
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, RoundhouseError) as error:
             response.status_code = 503  # MLflow tries again
-            return {"status": "Prefect does not answer", "reason": type(error).__name__}
+            log.error("a promotion could not be passed on: %s", error)
+            return {"status": "could not be passed on", "reason": type(error).__name__}
         response.status_code = 202
         return {"status": told}
 

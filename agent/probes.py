@@ -16,38 +16,41 @@ SETTLED = 1.25  # the last requests may be this much slower than the fastest
 
 @dataclass
 class _Health:
-    answers: bool
-    last_answer: float
-    asked_at: float
+    answers: bool = False
+    asked_at: float = float("-inf")
+    failing_since: float | None = None
     pending: Future[bool] | None = None
 
 
 class Probes:
-    """Health of instances by URL, asked each ``every_s``; warm-ups by instance id. Reads never wait."""
+    """Health of instances by URL, asked each ``every_s``; warm-ups by instance id. Reads never wait.
 
-    def __init__(self, clock: Callable[[], float] = time.time, every_s: float = 0.5) -> None:
+    ``clock`` must not step: it measures how long an instance that *was asked* has not answered. Time in which nobody
+    asked says nothing of an instance.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, every_s: float = 0.5) -> None:
         self._clock, self._every_s = clock, every_s
-        self._pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="probe")
+        self._askers = ThreadPoolExecutor(max_workers=16, thread_name_prefix="probe")
+        self._warmers = ThreadPoolExecutor(max_workers=8, thread_name_prefix="warm-up")
         self._http = httpx.Client(timeout=httpx.Timeout(2.0, connect=1.0), trust_env=False)
         self._health: dict[str, _Health] = {}
         self._warm: dict[str, Future[dict[str, float]]] = {}
 
     def health(self, url: str) -> tuple[bool, float]:
-        """(answers 200, seconds since it last did)."""
-        now = self._clock()
-        known = self._health.setdefault(url, _Health(False, now, 0.0))
+        """(whether the last probe was answered with 200, seconds since the first one in a row that was not)."""
+        known, now = self._health.setdefault(url, _Health()), self._clock()
         if known.pending is not None and known.pending.done():
             known.answers, known.pending = known.pending.result(), None
-            if known.answers:
-                known.last_answer = now
+            known.failing_since = None if known.answers else (known.failing_since or known.asked_at)
         if known.pending is None and now - known.asked_at >= self._every_s:
-            known.asked_at, known.pending = now, self._pool.submit(self._ask, url)
-        return known.answers, now - known.last_answer
+            known.asked_at, known.pending = now, self._askers.submit(self._ask, url)
+        return known.answers, 0.0 if known.failing_since is None else now - known.failing_since
 
     def warm_up(self, instance_id: str, base_url: str, requests: int) -> None:
         """Start a warm-up, unless one of this instance is under way."""
         if instance_id not in self._warm:
-            self._warm[instance_id] = self._pool.submit(warm_up, base_url, requests)
+            self._warm[instance_id] = self._warmers.submit(warm_up, base_url, requests)
 
     def warm_up_result(self, instance_id: str) -> tuple[dict[str, float] | None, str]:
         """(numbers once it is done, error)."""

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from agent.lifecycle import Bounds, Do, Seen, next_state
 from agent.probes import Probes
-from agent.routes import gateway_state
-from engines.port import RESERVED_PORTS, EngineKind, EngineSettings, EngineSpec, Faults, open_engine
+from agent.routes import acceptable, gateway_state
+from engines.port import EngineKind, EngineSettings, EngineSpec, open_engine, spec_of
 from gateway.port import Gateway, GatewayState, ServiceRoute
+from gateway.rules import check
 from gateway.tokens import TokenFile
 from platforms.port import InstanceSpec, Platform, Running
 from platforms.ports import is_free
-from rollout.errors import RoundhouseError, Unavailable
-from rollout.nouns import Engine, Health, Lease, Phase
+from rollout.errors import Conflict, RoundhouseError, Unavailable
+from rollout.limits import RESERVED_PORTS
+from rollout.nouns import Engine, Health, Phase
 from store.port import Event, InstanceState, Observed, Store, VersionState
+from store.steer import STALE_S
 
 log = logging.getLogger("roundhouse.agent")
 LOST_AFTER_S = 15.0  # after a lease's end, a release that has not renewed it counts as lost
@@ -51,62 +54,60 @@ class Reconciler:
         self._p = parts
         self._applied: GatewayState | None = None
         self._refused: tuple[GatewayState, float] | None = None
+        self._told: dict[str, str] = {}
+        self._good = parts.gateway.confirmed()  # what a refused service falls back to, also after a restart
         self._inherited = True  # what stands in the store was written before this agent began
 
     def tick(self) -> None:
         """One look and what follows from it. Raises nothing that a later tick could mend; it is logged."""
-        steps = (self._end_inherited_leases, self._retire_versions, self._move_instances)
+        steps = (self._end_inherited_leases, self._end_silent_releases, self._retire_versions, self._move_instances)
         for step in (*steps, self._end_lost_leases, self._move_traffic):
-            try:
-                step()
-            except RoundhouseError as error:
-                log.warning("%s: %s", step.__name__.strip("_"), error)
+            _guarded(step.__name__.strip("_"), step)
 
     # --- instances
 
     def _retire_versions(self) -> None:
         now = self._p.clock()
         for version in self._p.store.versions():
-            if version.instances and version.retire_at is not None and version.retire_at <= now:
-                self._p.store.scale(version.service, version.number, 0)
+            due = version.instances and version.retire_at is not None and version.retire_at <= now
+            if due and self._p.store.retire(version.service, version.number, due_by=now):
                 self._note(version.service, "retired", f"version {version.number} retired")
 
     def _move_instances(self) -> None:
         running = self._p.platform.running()
         versions = {(v.service, v.number): v for v in self._p.store.versions()}
         known = self._p.store.instances()
-        for fresh in self._missing(versions, known):
-            self._p.store.put_instance(fresh)
-            known.append(fresh)
-        for instance in known:
+        for instance in [*known, *self._added(versions, known)]:
             version = versions.get((instance.service, instance.version))
-            try:
-                self._move(instance, version, running.get(instance.id))
-            except Exception as error:  # one that cannot be moved must not hold up the others
-                log.warning("%s: %s", instance.id, error, exc_info=not isinstance(error, RoundhouseError))
-                later = replace(instance, health=Health.BACKOFF, reason=str(error), retry_at=self._p.clock() + 5.0)
-                if instance.health is Health.STARTING:
-                    self._p.store.put_instance(later)
+            move = partial(self._move, instance, version, running.get(instance.id))
+            if isinstance(_guarded(instance.id, move), Conflict) and instance.health is Health.STARTING:
+                self._p.store.drop_instance(instance.id)  # a stranger took its port; the next look gives it another
 
-    def _missing(
-        self, versions: dict[tuple[str, int], VersionState], known: list[InstanceState]
-    ) -> Iterator[InstanceState]:
-        taken = {i.port for i in known}
-        ids = {i.id for i in known}
+    def _added(self, versions: dict[tuple[str, int], VersionState], known: list[InstanceState]) -> list[InstanceState]:
+        """The instances that should be and are not, written down; what cannot have a port now is tried again later."""
+        taken, ids = {i.port for i in known}, {i.id for i in known}
         first = {s.name: s.port for s in self._p.store.services()}
+        added: list[InstanceState] = []
         for version in versions.values():
             for ordinal in range(version.instances):
                 name = f"{version.service}-v{version.number}-{ordinal}"
-                if name in ids:
-                    continue
-                port = self._free_port(taken, first.get(version.service))
-                taken.add(port)
-                yield InstanceState(
-                    name, version.service, version.number, ordinal, self._p.host, port, since=self._p.clock()
-                )
+                if name not in ids:
+                    _guarded(name, lambda v=version, o=ordinal, n=name: added.append(self._new(v, o, n, first, taken)))
+        return added
+
+    def _new(
+        self, version: VersionState, ordinal: int, name: str, first: dict[str, int | None], taken: set[int]
+    ) -> InstanceState:
+        port = self._free_port(taken, first.get(version.service))
+        taken.add(port)
+        now = self._p.clock()
+        fresh = InstanceState(name, version.service, version.number, ordinal, self._p.host, port, since=now)
+        self._p.store.put_instance(fresh)
+        return fresh
 
     def _free_port(self, taken: set[int], first: int | None) -> int:
-        for port in [*(range(first, first + len(self._p.ports)) if first else ()), *self._p.ports]:
+        own = range(first, min(first + len(self._p.ports), 65536)) if first else ()
+        for port in [*own, *self._p.ports]:
             if port not in taken and port not in RESERVED_PORTS and self._p.port_free(port, self._p.host):
                 return port
         raise Unavailable(
@@ -172,8 +173,18 @@ class Reconciler:
         """An agent that starts in the middle of a canary does not know what it missed: the careful way is back."""
         if self._inherited:
             for service, lease in self._p.store.leases().items():
-                self._end_lease(service, lease, "the agent was restarted during the release; all traffic is on stable")
+                self._end(
+                    service, lease.release, "the agent was restarted during the release; all traffic is on stable"
+                )
             self._inherited = False
+
+    def _end_silent_releases(self) -> None:
+        """Whose process is gone before it held a lease, or after."""
+        now = self._p.clock()
+        for release in self._p.store.releases():
+            if release.phase.active and now - release.beat_at > STALE_S:
+                told = f"its process was not heard of for {now - release.beat_at:.0f} s; all traffic is on stable"
+                self._end(release.service, release.id, told)
 
     def _end_lost_leases(self) -> None:
         now = self._p.clock()
@@ -181,21 +192,23 @@ class Reconciler:
             late = now - lease.until_ms / 1000
             if late >= LOST_AFTER_S:
                 told = f"the release stopped renewing its lease {late:.0f} s ago; all traffic is on stable"
-                self._end_lease(service, lease, told)
+                self._end(service, lease.release, told)
 
-    def _end_lease(self, service: str, lease: Lease, reason: str) -> None:
-        self._p.store.finish_release(lease.release, Phase.FAILED, reason, self._p.clock(), {})
-        self._p.store.end_lease(service)
-        if self._p.store.service(service).stable != lease.candidate:
-            self._p.store.scale(service, lease.candidate, 0)
-        self._note(service, "lost", reason, lease.release)
+    def _end(self, service: str, release: str, reason: str) -> None:
+        self._p.store.finish_release(release, Phase.FAILED, reason, self._p.clock(), {})
+        self._note(service, "lost", reason, release)
 
     def _move_traffic(self) -> None:
         p, now = self._p, self._p.clock()
-        state = gateway_state(
+        wanted = gateway_state(
             p.store.services(), p.store.versions(), p.store.instances(), p.store.leases(), p.tokens.of, int(now * 1000)
         )
-        if state == self._applied or (self._refused and self._refused[0] == state and now < self._refused[1] + 1.0):
+        state, refused = acceptable(wanted, self._good, check)
+        mended = bool(self._told.keys() - refused.keys())
+        self._tell_refused(refused)
+        if (state == self._applied and not mended) or (
+            self._refused and self._refused[0] == state and now < self._refused[1] + 1.0
+        ):
             return
         try:
             applied = p.gateway.apply(state)
@@ -204,10 +217,18 @@ class Reconciler:
             self._observe(state.services, "", str(error))
             log.error("%s", error)
             return
-        self._observe(state.services, applied.revision, "")
-        self._applied, self._refused = state, None
+        self._observe([s for s in state.services if s.name not in refused], applied.revision, "")
+        self._applied, self._good, self._refused = state, state, None
 
-    def _observe(self, routes: tuple[ServiceRoute, ...], revision: str, error: str) -> None:
+    def _tell_refused(self, refused: dict[str, str]) -> None:
+        """One service's mistake is told there, and holds up no other."""
+        for name, error in refused.items():
+            if self._told.get(name) != error:
+                log.error("%s", error)
+                self._observe([ServiceRoute(name, ())], "", error)
+        self._told = refused
+
+    def _observe(self, routes: Sequence[ServiceRoute], revision: str, error: str) -> None:
         for route in routes:
             before = self._p.store.observed(route.name)
             if error:
@@ -223,11 +244,14 @@ class Reconciler:
         self._p.store.note(Event(self._p.clock(), service, kind, text, release))
 
 
-def spec_of(values: dict[str, Any]) -> EngineSpec:
-    """An EngineSpec from its stored mapping."""
-    return replace(
-        EngineSpec(**{k: v for k, v in values.items() if k != "faults"}), faults=Faults(**values.get("faults", {}))
-    )
+def _guarded(what: str, act: Callable[[], object]) -> Exception | None:
+    """Do it; a failure is logged and given back, because one that cannot be done must not hold up the others."""
+    try:
+        act()
+    except Exception as error:
+        log.warning("%s: %s", what, error, exc_info=not isinstance(error, RoundhouseError))
+        return error
+    return None
 
 
 def _url(instance: InstanceState) -> str:

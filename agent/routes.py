@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.port import Backend, Endpoint, GatewayState, ServiceRoute, Token
+from rollout.errors import Refused
 from rollout.nouns import Health, Lease
 from store.port import InstanceState, ServiceState, VersionState
 
@@ -21,6 +22,22 @@ def gateway_state(
     return GatewayState(
         tuple(_route(s, versions, instances, leases.get(s.name), tokens(s.name), now_ms) for s in services)
     )
+
+
+def acceptable(
+    wanted: GatewayState, applied: GatewayState | None, check: Callable[[GatewayState], None]
+) -> tuple[GatewayState, dict[str, str]]:
+    """``wanted`` with each service that ``check`` refuses left as it was applied (or out), and why, by service."""
+    before = {s.name: s for s in applied.services} if applied else {}
+    kept, refused = [], {}
+    for service in wanted.services:
+        try:
+            check(GatewayState((service,)))
+            kept.append(service)
+        except Refused as error:
+            refused[service.name] = str(error)
+            kept += [before[service.name]] if service.name in before else []
+    return GatewayState(tuple(kept)), refused
 
 
 def _route(

@@ -24,6 +24,7 @@ from configs.stack import Stack, load_stack
 from gateway.tokens import TokenFile
 from model_registry.port import open_registry
 from model_registry.sample import sample_model_file
+from rollout.errors import Unavailable
 from rollout.nouns import Phase
 from store.port import Release, open_store
 
@@ -84,8 +85,10 @@ def _forget_last_time(stack: Stack) -> None:
     """A demo begins with a service that was never released; what is left of an earlier one drains meanwhile."""
     store = open_store(stack.store())
     store.drop_service(SERVICE, time.time())
-    until = time.monotonic() + 60
-    while store.instances(SERVICE) and time.monotonic() < until:
+    until = time.monotonic() + 90
+    while store.instances(SERVICE):
+        if time.monotonic() > until:
+            raise Unavailable("the instances of the last demo do not end; see `roundhouse status`")
         time.sleep(0.2)
 
 
@@ -194,13 +197,13 @@ def _finding(version: int, finding: dict[str, Any]) -> tuple[Any, ...]:
 
 def _tell_how_to_call(stack: Stack) -> None:
     url = f"{stack.gateway_url}/api/predict/{SERVICE}/v1"
-    key = f"$(.venv/bin/roundhouse token {SERVICE})"
+    key = f"@<(.venv/bin/roundhouse token {SERVICE} --header)"
     out.print(
         f"Prefect  {stack.prefect_api.removesuffix('/api')}\nMLflow   {stack.mlflow_url}\nGateway  {url}\n",
         markup=False,
     )
     out.print(
-        f"With curl:\n  curl {url}/completions -H \"Authorization: {key}\" -H 'Content-Type: application/json' \\\n"
+        f"With curl:\n  curl {url}/completions -H {key} -H 'Content-Type: application/json' \\\n"
         '    -d \'{"prompt": "The capital of France is", "max_tokens": 16}\'\n\n'
         "With the openai package:\n  from openai import OpenAI\n"
         f'  client = OpenAI(base_url="{url}", api_key="...")  # the token\n'

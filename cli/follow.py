@@ -9,9 +9,9 @@ from cli.screen import say
 from configs.stack import Stack
 from rollout.errors import Unavailable
 from store.port import Release, Store, open_store
-from store.steer import ACTIVE
 
 LOOK_S = 0.5
+HOOK_S = 15.0  # after a run has ended, for its hook to end the release
 
 
 def follow_run(stack: Stack, run_id: str, quiet: bool) -> Run:
@@ -31,6 +31,7 @@ def follow_run(stack: Stack, run_id: str, quiet: bool) -> Run:
 def follow_release(stack: Stack, run_id: str, quiet: bool, patience_s: float = 120.0) -> Release:
     """Show a release's stages as they come; the release once its evidence is written. Raises Unavailable."""
     api, store, began, stage = PrefectApi(stack), open_store(stack.store()), time.monotonic(), ""
+    ended_at: float | None = None
     while True:
         found = _of_run(store, run_id)
         if found is not None and found.stage != stage:
@@ -38,9 +39,10 @@ def follow_release(stack: Stack, run_id: str, quiet: bool, patience_s: float = 1
             if not quiet:
                 say(f"  {time.monotonic() - began:6.1f} s  {stage}")
         run = api.run(run_id)
-        if run.ended and found is not None and found.phase not in ACTIVE:
+        if run.ended and found is not None and not found.phase.active:
             return _of_run(store, run_id) or found
-        if run.ended and (found is None or time.monotonic() - began > 30):
+        ended_at = (ended_at or time.monotonic()) if run.ended else None
+        if ended_at is not None and time.monotonic() - ended_at > HOOK_S:
             raise Unavailable(f"the run ended as {run.state.lower()}: {run.message or 'see its log in the Prefect UI'}")
         if found is None and time.monotonic() - began > patience_s:
             raise Unavailable(

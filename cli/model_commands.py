@@ -61,6 +61,7 @@ def alias(
     name: Annotated[str, typer.Argument(help="The registered model.")],
     which: Annotated[str, typer.Argument(help="The alias, for example candidate.")],
     version: Annotated[str, typer.Argument(help="The version it should name.")],
+    as_json: Json = False,
 ) -> None:
     """Move an alias; one that a service is bound to starts a release.
 
@@ -69,7 +70,10 @@ def alias(
     registry = open_registry(load_stack().registry())
     registry.resolve(f"models:/{name}/{version}")
     registry.set_alias(name, which, version)
-    out.print(f"models:/{name}@{which} is version {version}")
+    if as_json:
+        show_json({"model": name, "alias": which, "version": version})
+    else:
+        out.print(f"models:/{name}@{which} is version {version}")
 
 
 def _row(version: Registered) -> tuple[object, ...]:

@@ -11,7 +11,7 @@ import typer
 from cli.follow import follow_release, follow_run
 from cli.prefect_api import PrefectApi
 from cli.screen import out, progress, say, show_json, show_table
-from configs.order import Order, order
+from configs.order import Order, crown, order
 from configs.stack import load_stack
 from engines.port import open_engine
 from model_registry.port import open_registry
@@ -94,8 +94,12 @@ def rollback(
 
     Example: `roundhouse rollback chat`
     """
-    began, store = time.perf_counter(), open_store(load_stack().store())
-    told = (None if to else end_release(store, service, reason)) or put_back(store, service, to, reason)
+    stack, began = load_stack(), time.perf_counter()
+    store = open_store(stack.store())
+    told = None if to else end_release(store, service, reason)
+    if told is None:
+        version = put_back(store, service, to, reason)
+        told = f"version {version.number} is in service again{crown(stack, service, version.model_uri)}"
     seconds = time.perf_counter() - began
     if as_json:
         show_json({"service": service, "result": told, "seconds": seconds})
@@ -106,18 +110,21 @@ def rollback(
 def retire(
     service: Service,
     version: Annotated[int, typer.Option(help="The version to stop; not the one in service.")],
+    as_json: Json = False,
 ) -> None:
     """Drain and stop the instances of a version that is not in service.
 
     Example: `roundhouse retire chat --version 2`
     """
     store = open_store(load_stack().store())
-    target = version_noun(store, service, version)
-    if target.number == store.service(service).stable:
-        rule = "it is in service"
-        raise Refused("--version", version, rule, f"put another one in service first: `roundhouse rollback {service}`")
-    store.scale(service, version, 0)
-    out.print(f"version {version} of {service} drains and stops")
+    version_noun(store, service, version)
+    if not store.retire(service, version):
+        rule = "it is in service, has a share of the traffic, or is stopped already"
+        raise Refused("--version", version, rule, f"see `roundhouse traffic {service}`")
+    if as_json:
+        show_json({"service": service, "version": version, "retired": True})
+    else:
+        out.print(f"version {version} of {service} drains and stops")
 
 
 def redeploy(service: Service, as_json: Json = False) -> None:

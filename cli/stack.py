@@ -15,8 +15,6 @@ from typing import Any
 
 import httpx
 import psutil
-from supervisor.states import ProcessStates
-from supervisor.xmlrpc import Faults
 
 from cli.deployments import ensure_deployments, ensure_pool, tail, worker_is_online
 from cli.parts import Part, parts
@@ -26,7 +24,7 @@ from configs.environment import process_environment
 from configs.stack import Stack
 from gateway.command import write_bootstrap
 from model_registry.port import open_registry
-from platforms.on_process import Supervisor, SupervisorPlatform, write_aside
+from platforms.on_process import ALREADY_STARTED, ProcessStates, Supervisor, SupervisorPlatform, write_aside
 from platforms.port import ProcessState
 from rollout.errors import Unavailable
 
@@ -167,7 +165,7 @@ def _start(supervisor: Supervisor, part: Part) -> bool:
         return False
     if info and info["state"] == ProcessStates.STOPPING:
         _until(lambda: supervisor.info(part.name)["state"] in ENDED, GRACE_S, part.name, part.log)
-    supervisor.call("startProcess", part.name, False, ignore=Faults.ALREADY_STARTED)
+    supervisor.call("startProcess", part.name, False, ignore=ALREADY_STARTED)
     return True
 
 

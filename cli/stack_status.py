@@ -7,13 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from supervisor.states import ProcessStates, getProcessStateDescription
-
 from cli.parts import Part, parts
 from cli.processes import listening_port, marked, memory_mib
 from cli.stack import answers
 from configs.stack import Stack
-from platforms.on_process import Supervisor
+from platforms.on_process import ProcessStates, Supervisor
 from rollout.errors import Unavailable
 from store.port import open_store
 
@@ -110,4 +108,4 @@ def detail(info: dict[str, Any] | None) -> str:
         return f"up {max(0, info['now'] - info['start'])} s"
     if info["spawnerr"]:
         return str(info["spawnerr"])
-    return f"{getProcessStateDescription(info['state']).lower()}, status {info['exitstatus']}" if info["start"] else ""
+    return f"{info['statename'].lower()}, status {info['exitstatus']}" if info["start"] else ""

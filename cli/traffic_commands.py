@@ -17,10 +17,11 @@ from gateway.port import Cursor, open_gateway
 from rollout.errors import NotFound, Refused
 from rollout.nouns import Phase, Shift
 from store.port import Release, Store, open_store
-from store.steer import confirm, grant, version_noun
+from store.steer import STALE_S, confirm, grant, version_noun
 
 LEASE_S = 6.0
 RENEW_S = 2.0
+LONGEST_S = 86_400.0
 
 Service = Annotated[str, typer.Argument(help="A service that was released, for example chat.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
@@ -42,7 +43,7 @@ def traffic(
     Example: `roundhouse traffic chat` or `roundhouse traffic chat --set 5 --version 3 --for 60`
     """
     if percent is not None:
-        hold_share(service, version, Shift(permille("--set", percent), 0), duration)
+        hold_share(service, version, Shift(permille("--set", percent), 0), duration, as_json)
         return
     rows = traffic_rows(service)
     if as_json:
@@ -57,19 +58,19 @@ def mirror(
     percent: Annotated[float, typer.Argument(help="Share of live requests to copy, in steps of 0.1 %.")],
     version: Version = 0,
     duration: Duration = 60.0,
+    as_json: Json = False,
 ) -> None:
     """Copy live requests to a version; nobody sees its answers.
 
     Example: `roundhouse mirror chat 10 --version 3 --for 60`
     """
-    hold_share(service, version, Shift(0, permille("percent", percent)), duration)
+    hold_share(service, version, Shift(0, permille("percent", percent)), duration, as_json)
 
 
-def hold_share(service: str, version: int, step: Shift, duration: float) -> None:
+def hold_share(service: str, version: int, step: Shift, duration: float, as_json: bool) -> None:
     """Hold a share for a version as long as asked, renewing its lease. Raises Refused, NotFound, Conflict."""
-    if not 0 <= step.canary_permille <= 1000 or not 0 <= step.mirror_permille <= 1000:
-        given = max(step.canary_permille, step.mirror_permille) / 10
-        raise Refused("share", given, "a share lies between 0 and 100 %", "choose one in that range")
+    if not 0 < duration <= LONGEST_S:
+        raise Refused("--for", duration, f"it lies between 0 and {LONGEST_S:g} s", "hold it shorter, or release it")
     store = open_store(load_stack().store())
     stable = store.service(service).stable
     target = version_noun(store, service, version or _other(store, service, stable))
@@ -79,11 +80,15 @@ def hold_share(service: str, version: int, step: Shift, duration: float) -> None
     hand = Release(
         f"hand-{uuid.uuid4().hex[:8]}", service, target.model_uri, Phase.PENDING, None, stable, stage="by hand"
     )
-    store.begin_release(hand, time.time(), 60.0)
-    _hold(store, hand, target.number, step, duration)
+    store.begin_release(hand, time.time(), STALE_S)
+    reason = _hold(store, hand, target.number, step, duration)
+    if as_json:
+        show_json({"service": service, "version": target.number, "seconds": duration, "ended": reason})
+    else:
+        out.print(f"all traffic of {service} is on stable: {reason}")
 
 
-def _hold(store: Store, hand: Release, version: int, step: Shift, duration: float) -> None:
+def _hold(store: Store, hand: Release, version: int, step: Shift, duration: float) -> str:
     until, reason = time.time() + duration, "the time asked for has passed"
     shares = f"{step.canary_permille / 10:g} % live, {step.mirror_permille / 10:g} % mirrored"
     try:
@@ -98,7 +103,7 @@ def _hold(store: Store, hand: Release, version: int, step: Shift, duration: floa
     finally:
         store.finish_release(hand.id, Phase.DEPLOYED, f"{shares}: {reason}", time.time(), {})
     confirm(store, hand.service, lambda o: o.lease is None, "all traffic on stable")
-    out.print(f"all traffic of {hand.service} is on stable: {reason}")
+    return reason
 
 
 def traffic_rows(service: str) -> list[dict[str, Any]]:

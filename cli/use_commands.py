@@ -56,6 +56,7 @@ def logs(
     part: Annotated[str, typer.Argument(help="A part or an instance; empty: list what there is.")] = "",
     lines: Annotated[int, typer.Option("--lines", "-n", help="How many of the last lines.")] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="List the logs as JSON.")] = False,
 ) -> None:
     """Show the log of a part of the stack or of an engine instance.
 
@@ -63,6 +64,9 @@ def logs(
     """
     stack = load_stack()
     found = {p.stem: p for p in sorted(stack.logs.rglob("*.log"))}
+    if as_json and not part:
+        show_json([{"name": n, "bytes": p.stat().st_size, "file": str(p)} for n, p in found.items()])
+        return
     if not part:
         show_table("", ("log", "KB", "file"), [(n, p.stat().st_size // 1024, p) for n, p in found.items()])
         return
@@ -76,12 +80,18 @@ def logs(
             sys.stdout.flush()
 
 
-def token(service: Annotated[str, typer.Argument(help="A service that was released.")]) -> None:
+def token(
+    service: Annotated[str, typer.Argument(help="A service that was released.")],
+    header: Annotated[
+        bool, typer.Option(help="As a header line, for curl's -H @FILE: no token on a command line.")
+    ] = False,
+) -> None:
     """Print the service's token, for clients; keep it as you keep a password.
 
-    Example: `curl -H "Authorization: $(roundhouse token chat)" ...`
+    Example: `curl -H @<(roundhouse token chat --header) ...`
     """
-    sys.stdout.write(TokenFile(load_stack().secrets / "tokens.json").secret(service) + "\n")
+    secret = TokenFile(load_stack().secrets / "tokens.json").secret(service)
+    sys.stdout.write(f"Authorization: Bearer {secret}\n" if header else f"{secret}\n")
 
 
 def call(

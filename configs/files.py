@@ -10,8 +10,9 @@ from pydantic import Field, field_validator
 
 from configs.load import Config, load
 from configs.stack import project_directory
-from engines.port import RESERVED_PORTS, EngineSpec, Faults
+from engines.port import EngineSpec, Faults
 from rollout.errors import NotFound, Refused
+from rollout.limits import LARGEST_BODY, LONGEST_TIMEOUT_S, RESERVED_PORTS, SERVICE_NAME, SHORTEST_TIMEOUT_S
 from rollout.policy import ErrorMargin, Margin, OnTimeout, Policy, Stress
 
 NAME = r"^[a-z][a-z0-9_-]{1,62}$"
@@ -23,7 +24,7 @@ class ServiceFile(Config):
     """``configs/services/<name>.yaml``: what users call, and which registry alias releases into it."""
 
     kind: Literal["service"] = "service"
-    name: Name
+    name: Annotated[str, Field(pattern=SERVICE_NAME)]
     model: Annotated[str, Field(min_length=1)]
     alias: Name = "candidate"
     champion: Name = "champion"
@@ -31,8 +32,8 @@ class ServiceFile(Config):
     rollout: Name = "standard"
     instances: Annotated[int, Field(ge=1, le=64)] = 1
     port: Annotated[int, Field(ge=1024, le=65535)] | None = None  # of its first instance; else from the stack's range
-    response_timeout_s: Annotated[float, Field(gt=0, le=600)] = 5.0
-    body_limit_bytes: Annotated[int, Field(ge=1024, le=64 << 20)] = 1 << 20
+    response_timeout_s: Annotated[float, Field(ge=SHORTEST_TIMEOUT_S, le=LONGEST_TIMEOUT_S)] = 5.0
+    body_limit_bytes: Annotated[int, Field(ge=1024, le=LARGEST_BODY)] = 1 << 20
 
     @field_validator("alias", "champion")
     @classmethod
@@ -163,8 +164,15 @@ def load_service(name: str) -> ServiceFile:
 
 
 def load_services() -> list[ServiceFile]:
-    """All services of this project, by name."""
-    return [load_service(p.stem) for p in sorted((project_directory() / "configs" / "services").glob("*.yaml"))]
+    """All services of this project, by name. Raises Refused when two are bound to the same alias of a model."""
+    files = sorted((project_directory() / "configs" / "services").glob("*.yaml"))
+    services, bound = [load_service(p.stem) for p in files], {}
+    for service in services:
+        other = bound.setdefault((service.model, service.alias), service.name)
+        if other != service.name:
+            rule = f"service {other} is bound to this alias of {service.model} already"
+            raise Refused(f"{service.name}.yaml: alias", service.alias, rule, "give it another alias")
+    return services
 
 
 def load_engine(name: str) -> EngineFile:
@@ -202,7 +210,9 @@ def _path(folder: str, name: str) -> Path:
 
 
 def permille(field: str, percent: float) -> int:
-    """A share in permille. Raises Refused when it is not in steps of 0.1 %."""
+    """A share in permille. Raises Refused when it is not one, or not in steps of 0.1 %."""
+    if not 0 <= percent <= 100:  # also refuses what is no number
+        raise Refused(field, percent, "a share lies between 0 and 100 %", "choose one in that range")
     nearest = round(percent * 10)
     if abs(nearest - percent * 10) > 1e-6:
         raise Refused(field, percent, "shares go in steps of 0.1 %", f"use {nearest / 10:g}")
@@ -213,4 +223,4 @@ def _stress(name: str | None) -> Stress | None:
     if name is None:
         return None
     load_file = load_load(name)
-    return Stress(users=load_file.users, duration_s=load_file.duration_s, max_tokens=load_file.max_tokens)
+    return Stress(load_file.users, load_file.duration_s, load_file.max_tokens, load_file.api)

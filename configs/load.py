@@ -15,7 +15,7 @@ from rollout.errors import NotFound, Refused
 class Config(BaseModel):
     """Base of every file's model: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 C = TypeVar("C", bound=Config)

@@ -8,7 +8,8 @@ from configs.files import ServiceFile, load_engine, load_load, load_rollout, loa
 from configs.stack import Stack, load_stack
 from engines.port import EngineSpec, open_engine
 from loadtest.port import LoadPlan
-from rollout.errors import NotFound, Refused
+from model_registry.port import open_registry
+from rollout.errors import NotFound, Refused, RoundhouseError
 from rollout.nouns import Health
 from rollout.policy import Policy
 from store.port import open_store
@@ -55,3 +56,20 @@ def load_order(stack: Stack, service: str, version: int, load: str, now: float) 
         raise NotFound(f"version {number} of {service!r} has no ready instance; versions that have one: {running}")
     plan = LoadPlan(f"http://{target.host}:{target.port}", file.users, file.duration_s, file.max_tokens, file.api)
     return plan, str(stack.home / "reports" / f"stress-{service}-v{number}-{int(now)}")
+
+
+def champion_of(service: str) -> str:
+    """The alias that names the model version in service. Raises NotFound, Refused."""
+    return load_service(service).champion
+
+
+def crown(stack: Stack, service: str, model_uri: str) -> str:
+    """Move the champion alias to the model that was put in service by hand; a sentence when it could not be done."""
+    if not model_uri.startswith("models:/"):
+        return ""
+    name, version = model_uri.removeprefix("models:/").split("/")
+    try:
+        open_registry(stack.registry()).set_alias(name, champion_of(service), version)
+    except RoundhouseError as error:
+        return f" (the registry's champion alias could not be moved: {error})"
+    return ""

@@ -7,10 +7,11 @@ from typing import Annotated
 from pydantic import Field
 
 from configs.files import NAME
+from rollout.limits import SERVICE_NAME
 
 FileName = rf"^$|{NAME}"
 
-Service = Annotated[str, Field(pattern=NAME)]
+Service = Annotated[str, Field(pattern=SERVICE_NAME)]
 Model = Annotated[str, Field(pattern=r"^$|^models:/[^/@]+(/[0-9]+|@[^/@]+)$|^dvc:.+$|^hf:.+$")]
 Engine = Annotated[str, Field(pattern=FileName)]
 Rollout = Annotated[str, Field(pattern=FileName)]

@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from configs.load import Config, load
-from engines.port import RESERVED_PORTS, LocalSettings
+from engines.port import LocalSettings
 from gateway.port import EnvoySettings
 from loadtest.port import LocustSettings
 from model_registry.port import MlflowSettings
 from platforms.port import SupervisorSettings
+from rollout.limits import RESERVED_PORTS
 from store.port import StoreSettings
 
 Port = Annotated[int, Field(ge=1024, le=65535)]
@@ -51,7 +52,7 @@ class StackFile(Config):
     """``configs/stack.yaml``."""
 
     kind: Literal["stack"] = "stack"
-    host: Literal["127.0.0.1", "::1", "localhost"] = "127.0.0.1"
+    host: Literal["127.0.0.1"] = "127.0.0.1"
     ports: Ports = Ports()
 
 

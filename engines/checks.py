@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engines.port import RESERVED_PORTS, EngineSpec, Faults
+from engines.port import EngineSpec, Faults
 from rollout.errors import Refused
+from rollout.limits import RESERVED_PORTS
 
 _GIB = 1024**3
 

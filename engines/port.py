@@ -6,17 +6,14 @@ Adding one is a module beside this page and one entry in ``open_engine``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from rollout.errors import Refused
 from rollout.nouns import Engine, ModelVersion
 
 Progress = Callable[[str, float], None]  # (what is being done, share done 0..1)
-
-#: ports that an engine may never have: taken by the sidecar of the managed service that we match
-RESERVED_PORTS = frozenset({8080, 9090})
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,12 @@ class EngineSpec:
     max_queue: int = 64  # requests that may wait in one instance; more are refused with 503
     drain_s: float = 30.0  # how long open streams may go on after SIGTERM
     faults: Faults = Faults()
+
+
+def spec_of(values: Mapping[str, Any]) -> EngineSpec:
+    """An EngineSpec from its stored mapping."""
+    plain = {name: value for name, value in values.items() if name != "faults"}
+    return EngineSpec(**plain, faults=Faults(**values.get("faults", {})))
 
 
 @dataclass(frozen=True)

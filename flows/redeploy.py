@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from prefect import flow
 
-from configs.order import order as make_order
+from configs.files import load_service
 from configs.parameters import Service
 from flows.release import release
-from tasks.freshness import out_of_date
+from tasks.freshness import renewal
 
 
 @flow(name="redeploy", flow_run_name="redeploy-{service}")
@@ -17,10 +17,9 @@ def redeploy(service: Service) -> str:
     Args:
         service: a file of configs/services
     """
-    order = make_order(service)
-    champion = f"models:/{order.service.model}@{order.service.champion}"
-    why = out_of_date(make_order(service, champion))
-    if not why:
+    file = load_service(service)
+    due = renewal(service, file.model, file.champion)
+    if due is None:
         return f"{service} needs no new engine"
-    release(service, champion)
-    return why
+    release(service, due.model, due.engine_name)
+    return due.reason

@@ -9,7 +9,7 @@ from configs.parameters import Engine, Model, Rollout, Service
 from rollout.decide import first_step
 from rollout.nouns import Promote, Shift
 from tasks.artifacts import build, fetch
-from tasks.endings import end_broken_release, promote, roll_back
+from tasks.endings import end_broken_release, promote, roll_back, write_back
 from tasks.reporting import report
 from tasks.serving import alone, deploy, stress, warm_up
 from tasks.ticket import begin
@@ -40,7 +40,7 @@ def release(service: Service, model: Model = "", engine: Engine = "", rollout: R
     declared = watch_time("deploy", deploy)(order, files, built, ticket)
     candidate = watch_time("warm up", warm_up)(order, declared, ticket)
     load = watch_time("stress", stress)(order, candidate, ticket)
-    verdict, stretches = alone(load, order.policy), []
+    verdict, stretches = alone(order, candidate, load), []
     step = first_step(order.policy, ticket.stable, verdict)
     while isinstance(step, Shift):
         watch_time("shift", shift)(order, ticket, candidate, step)
@@ -48,7 +48,8 @@ def release(service: Service, model: Model = "", engine: Engine = "", rollout: R
         step, verdict = next_step(order, len(stretches), stretch), stretch.verdict
         stretches.append(stretch)
     if isinstance(step, Promote):
-        watch_time("promote", promote)(order, ticket, files, candidate, step.reason)
+        watch_time("promote", promote)(order, ticket, candidate, step.reason)
     else:
-        watch_time("roll back", roll_back)(order, ticket, files, step.reason)
+        watch_time("roll back", roll_back)(order, ticket, step.reason)
+    watch_time("write back", write_back)(order, ticket, files, step)
     return report(order, ticket, files, built, candidate, load, stretches, verdict, watch_time.seconds())

@@ -17,5 +17,4 @@ def rollback(service: Service, to: Number = 0, reason: str = "asked for by hand"
         to: a version number; 0: end the release under way, or else return to the version before the present one
         reason: what the records will say
     """
-    ended = None if to else end_release(service, reason)
-    return ended or put_back(service, to, reason)
+    return (None if to else end_release(service, reason)) or put_back(service, to, reason)

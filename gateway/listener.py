@@ -11,9 +11,10 @@ from typing import Any, Literal
 from gateway.clusters import T, path_source
 from gateway.names import ARM_HEADER, CLIENT_HEADER, LISTENER, METADATA, MIRROR_LISTENER, NOW_HEADER
 from gateway.routes import AUTH, BUFFER
+from rollout.limits import LARGEST_BODY
 
 Doc = dict[str, Any]
-LARGEST_BODY = 16 << 20  #: bytes; no service may ask for more
+
 
 #: One error body for all of the proxy's own answers. ``type`` follows the names that OpenAI clients know.
 ERROR_TYPES = {
@@ -232,6 +233,7 @@ def _log(kind: str, path: str) -> Doc:
         "status": "%RESPONSE_CODE%",
         "flags": "%RESPONSE_FLAGS%",
         "details": "%RESPONSE_CODE_DETAILS%",
+        "content_type": "%RESP(CONTENT-TYPE)%",
         "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
         "bytes_in": "%BYTES_RECEIVED%",
         "bytes_out": "%BYTES_SENT%",

@@ -93,6 +93,7 @@ class Record:
     tokens_out: int | None
     arm: int | None = None  # the version that the split chose; ``version`` is another one after a failover
     attempts: int = 1  # more than 1 after retries; 0 where no instance was asked
+    streamed: bool = True  # the answer was an event stream
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,9 @@ class Gateway(Protocol):
 
     def read(self) -> dict[str, Split]:
         """What is in force now, by service. Raises Unavailable."""
+
+    def confirmed(self) -> GatewayState | None:
+        """The last state that was applied and confirmed, also by an earlier process; None before the first."""
 
     def records(self, cursor: Cursor) -> tuple[list[Record], Cursor]:
         """Records written since ``cursor``."""

@@ -83,6 +83,7 @@ def as_record(line: dict[str, Any]) -> Record:
         tokens_out=_number(line["tokens_out"]),
         arm=_number(line["arm"]),
         attempts=line["attempts"] or 0,
+        streamed=(line.get("content_type") or "").startswith("text/event-stream"),
     )
 
 

@@ -7,17 +7,15 @@ import ipaddress
 import re
 from collections.abc import Iterable, Iterator
 
-from gateway.listener import LARGEST_BODY
 from gateway.port import Backend, Endpoint, GatewayState, ServiceRoute, Token
 from rollout.errors import Refused
+from rollout.limits import LARGEST_BODY, LONGEST_TIMEOUT_S, RESERVED_PORTS, SERVICE_NAME, SHORTEST_TIMEOUT_S
 from rollout.nouns import FULL, Lease
 
-NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
+NAME = re.compile(SERVICE_NAME)
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 SECRET = re.compile(r"[!-~]{8,512}")  # visible ASCII: it must survive an HTTP header
-RESERVED_PORTS = (8080, 9090)
 LONGEST_LEASE_MS = 60_000  # what a dead release may cost at most
-LONGEST_TIMEOUT_S = 3600.0
 
 
 def check(state: GatewayState) -> None:
@@ -53,10 +51,10 @@ def _without_leases(state: GatewayState) -> GatewayState:
 
 
 def _check_service(service: ServiceRoute) -> None:
-    rule = "a service's name is 1 to 40 lower-case letters, digits and inner dashes, and begins with a letter"
+    rule = "a service's name is 2 to 40 lower-case letters, digits and inner dashes, and begins with a letter"
     _matches(NAME, "service.name", service.name, rule, "choose a name such as 'chat'")
     where = f"service {service.name}"
-    _between(f"{where}: response_timeout_s", service.response_timeout_s, 0.05, LONGEST_TIMEOUT_S)
+    _between(f"{where}: response_timeout_s", service.response_timeout_s, SHORTEST_TIMEOUT_S, LONGEST_TIMEOUT_S)
     _between(f"{where}: body_limit_bytes", service.body_limit_bytes, 1, LARGEST_BODY)
     for token in service.tokens:
         _check_token(where, token)

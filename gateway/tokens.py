@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from gateway.port import Token
@@ -29,6 +32,10 @@ class TokenFile:
 
     def ensure(self, service: str, client: str = "default") -> Token:
         """The client's token of that service, made now if there is none."""
+        with self._only_one():
+            return self._ensure(service, client)
+
+    def _ensure(self, service: str, client: str) -> Token:
         known = self._read()
         for entry in known.get(service, []):
             if entry["client"] == client:
@@ -37,15 +44,18 @@ class TokenFile:
         self._write({**known, service: [*known.get(service, []), entry]})
         return Token(**entry)
 
-    def stamp(self) -> float:
-        """Changes when the file does."""
-        return self._path.stat().st_mtime if self._path.exists() else 0.0
+    @contextlib.contextmanager
+    def _only_one(self) -> Iterator[None]:
+        """Two that add a token at once would each lose the other's."""
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(os.open(self._path.with_suffix(".lock"), os.O_WRONLY | os.O_CREAT, 0o600), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _read(self) -> dict[str, list[dict[str, str]]]:
         return json.loads(self._path.read_text()) if self._path.exists() else {}
 
     def _write(self, tokens: dict[str, list[dict[str, str]]]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         aside = self._path.with_suffix(f".{os.getpid()}.new")
         with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(tokens, file, indent=1)

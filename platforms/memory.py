@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from platforms.port import InstanceSpec, ProcessState, Running
-from platforms.ports import RESERVED_PORTS
 from platforms.supervisor_conf import SAFE_NAME
 from rollout.errors import Conflict, Refused
+from rollout.limits import RESERVED_PORTS
 
 
 class MemoryPlatform:

@@ -24,6 +24,8 @@ from platforms.ports import require_free
 from platforms.supervisor_conf import Program, render_program
 from rollout.errors import Conflict, NotFound, Unavailable
 
+ALREADY_STARTED = Faults.ALREADY_STARTED
+
 ALIVE = (ProcessStates.STARTING, ProcessStates.RUNNING)
 TIMEOUT_S = 5.0
 

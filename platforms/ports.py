@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import psutil
 
 from rollout.errors import Conflict, Refused
+from rollout.limits import RESERVED_PORTS
 
 #: never given to an instance: taken by the sidecar of the managed service that we match
-RESERVED_PORTS = frozenset({8080, 9090})
 
 
 @dataclass(frozen=True)

@@ -6,24 +6,36 @@ import math
 from collections.abc import Callable
 
 from rollout.nouns import Finding, Outcome, Sample, Samples, Verdict
-from rollout.policy import ErrorMargin, Margin, Policy
+from rollout.policy import ErrorMargin, Margin, Policy, stages
 from rollout.sequential import log_ratio_interval, more_events_e_value, rate_interval
 
-_METRICS = 3  # errors, TTFT, TPOT: the probability of a wrong roll back is shared among them
+_METRICS = 3  # errors, TTFT, TPOT: the probability of a wrong roll back is shared among them and among the stages
 
 
-def judge(samples: Samples, policy: Policy) -> Verdict:
-    """One verdict over one window: any metric proven harmful rolls back, all proven good enough promote."""
-    alpha = policy.alpha / _METRICS
+def judge(samples: Samples, policy: Policy, share: float) -> Verdict:
+    """One verdict over one window: any metric proven harmful rolls back, all proven good enough promote.
+
+    ``share`` is the part of the judged requests that the gateway was told to give to the candidate, 0..1.
+    """
+    alpha = policy.alpha / (_METRICS * len(stages(policy)))
     findings = (
-        judge_errors(samples, policy.errors, alpha),
-        judge_latency("TTFT", lambda s: s.ttft_s, samples, policy.ttft, alpha, policy.min_samples),
+        judge_errors(samples, policy.errors, alpha, share),
+        judge_ttft(samples, policy.ttft, alpha, policy.min_samples),
         judge_latency("TPOT", lambda s: s.tpot_s, samples, policy.tpot, alpha, policy.min_samples),
     )
-    return combine(findings, policy.min_samples)
+    return combine(findings)
 
 
-def combine(findings: tuple[Finding, ...], min_samples: int) -> Verdict:
+def judge_ttft(samples: Samples, margin: Margin, alpha: float, least: int) -> Finding:
+    """TTFT of streamed answers. Where no client streams there is none, and TPOT speaks for the whole answers."""
+    n_s, n_c = len(samples.stable), len(samples.candidate)
+    if min(n_s, n_c) >= least and not any(s.streamed for s in (*samples.stable, *samples.candidate)):
+        sentence = f"TTFT: none of {n_s} and {n_c} answers was streamed; TPOT judges them"
+        return Finding("TTFT", Outcome.PROMOTE, None, None, None, None, margin.allow, 0, 0, sentence)
+    return judge_latency("TTFT", lambda s: s.ttft_s if s.streamed else None, samples, margin, alpha, least)
+
+
+def combine(findings: tuple[Finding, ...]) -> Verdict:
     """Worst wins: harmful before undecided before good."""
     harmful = [f for f in findings if f.outcome is Outcome.ROLL_BACK]
     if harmful:
@@ -34,12 +46,12 @@ def combine(findings: tuple[Finding, ...], min_samples: int) -> Verdict:
     return Verdict(Outcome.PROMOTE, "; ".join(f.sentence for f in findings), findings)
 
 
-def judge_errors(samples: Samples, margin: ErrorMargin, alpha: float) -> Finding:
+def judge_errors(samples: Samples, margin: ErrorMargin, alpha: float, share: float) -> Finding:
     """Failed or cut requests of both arms. Harm by the e-process of counted events, good by exact rate intervals."""
     n_s, n_c = len(samples.stable), len(samples.candidate)
     bad_s, bad_c = _bad(samples.stable), _bad(samples.candidate)
     rate_s, rate_c = (bad_s / n_s if n_s else None), (bad_c / n_c if n_c else None)
-    e_value = more_events_e_value(bad_c, bad_s, n_c / (n_s + n_c), margin.harm_ratio) if n_s and n_c else 1.0
+    e_value = more_events_e_value(bad_c, bad_s, share, margin.harm_ratio)
     (low_s, high_s), (low_c, high_c) = rate_interval(bad_s, n_s, alpha), rate_interval(bad_c, n_c, alpha)
     low, high = low_c - high_s, high_c - low_s
     seen = f"errors: candidate {bad_c} of {n_c}, stable {bad_s} of {n_s}"

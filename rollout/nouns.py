@@ -146,13 +146,16 @@ class Sample:
     total_s: float | None
     tokens_out: int | None
     cut: bool = False  # the answer began and did not end as it should
+    streamed: bool = True  # token by token; the first byte of a whole answer is as late as its last
 
     @property
     def tpot_s(self) -> float | None:
-        """Time per output token after the first; undefined for fewer than two tokens."""
-        if self.failed or self.ttft_s is None or self.total_s is None or not self.tokens_out or self.tokens_out < 2:
+        """Time per output token after the first; of a whole answer, which has no first one, time per token."""
+        if self.failed or self.ttft_s is None or self.total_s is None or not self.tokens_out:
             return None
-        return (self.total_s - self.ttft_s) / (self.tokens_out - 1)
+        if not self.streamed:
+            return self.total_s / self.tokens_out
+        return (self.total_s - self.ttft_s) / (self.tokens_out - 1) if self.tokens_out > 1 else None
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,11 @@ class Phase(StrEnum):
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled back"
     FAILED = "failed"  # it could not be judged: a step broke, or it was cancelled; traffic is on stable
+
+    @property
+    def active(self) -> bool:
+        """Whether the release may still move traffic."""
+        return self in (Phase.PENDING, Phase.RUNNING)
 
 
 @dataclass(frozen=True)

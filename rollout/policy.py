@@ -42,6 +42,7 @@ class Stress:
     users: int = 2
     duration_s: float = 10.0
     max_tokens: int = 16
+    api: str = "completions"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Policy:
     ttft: Margin = Margin(1.25, 1.5)
     tpot: Margin = Margin(1.2, 1.4)
     errors: ErrorMargin = ErrorMargin(1.5, 0.05)
-    alpha: float = 0.05  # probability of a wrong roll back over a whole stage, however often one looks
+    alpha: float = 0.05  # probability of a wrong roll back over the whole release, however often one looks
     min_samples: int = 20  # of each arm, before anything but plain failure is said
     look_s: float = 1.0
     lease_s: float = 6.0
@@ -75,6 +76,11 @@ class Stage:
     canary: int
     mirror: int
 
+    @property
+    def share(self) -> float:
+        """The candidate's part of the requests that are judged: of live ones, or of live ones and their copies."""
+        return self.canary / FULL if self.canary else self.mirror / (FULL + self.mirror)
+
 
 def stages(policy: Policy) -> tuple[Stage, ...]:
     """The planned splits in order; promotion follows the last."""
@@ -85,10 +91,11 @@ def stages(policy: Policy) -> tuple[Stage, ...]:
 def check_policy(policy: Policy) -> None:
     """Raises Refused when the numbers contradict each other."""
     steps = list(policy.steps)
-    if not steps or steps != sorted(set(steps)) or steps[0] < 1 or steps[-1] > FULL:
-        raise Refused(
-            "steps", steps, "steps are rising shares from 0.1 % to 100 %", "write for example steps: [5, 25, 50]"
+    if not steps or steps != sorted(set(steps)) or steps[0] < 1 or steps[-1] >= FULL:
+        rule = (
+            "steps are rising shares from 0.1 % to 99.9 %: promotion is the last one, and judging needs both versions"
         )
+        raise Refused("steps", steps, rule, "write for example steps_percent: [5, 25, 50]")
     if not 0 <= policy.mirror <= FULL:
         raise Refused("mirror", policy.mirror / 10, "a share lies between 0 and 100 %", "choose one in that range")
     for name, margin in (("ttft", policy.ttft), ("tpot", policy.tpot)):

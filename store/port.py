@@ -32,6 +32,7 @@ class VersionState:
     warm_up_requests: int = 4
     created_at: float = 0.0
     retire_at: float | None = None  # when the agent sets ``instances`` to 0 by itself
+    engine_name: str = ""  # the file of configs/engines that it was made from
 
 
 @dataclass(frozen=True)
@@ -97,57 +98,79 @@ class Event:
 
 
 class Store(Protocol):
-    """Desired state is written by flows and the CLI, observed state by the agent; each write is one transaction."""
+    """Desired state is written by flows and the CLI, observed state by the agent; each verb is one transaction.
+
+    Who may move traffic is decided here: only a release that runs, and only for its own candidate.
+    """
 
     def revision(self) -> int:
-        """Grows with every write of desired state, so that the agent notices within one look."""
+        """Grows with every write of desired state."""
 
     # services and versions
     def put_service(self, service: ServiceState) -> None:
-        """New, or with new settings; which version is stable is only turned by ``set_stable``."""
+        """New, or with new settings; which version is stable is turned by ``promote`` alone."""
 
     def services(self) -> list[ServiceState]: ...
     def service(self, name: str) -> ServiceState: ...
     def drop_service(self, name: str, now: float) -> None:
         """Forget a service with its versions, lease and running releases; the agent drains what still runs."""
 
-    def add_version(self, version: VersionState) -> VersionState:
-        """Stored with the next free number of its service."""
+    def add_version(self, version: VersionState, release: str) -> VersionState:
+        """Stored with a number that its service never used, as the release's candidate.
+
+        Raises Conflict when the release no longer runs: nothing is started for it then.
+        """
 
     def versions(self, service: str | None = None) -> list[VersionState]: ...
-    def scale(self, service: str, number: int, instances: int, retire_at: float | None = None) -> None: ...
+    def scale(self, service: str, number: int, instances: int) -> None:
+        """So many instances from now on, and no retirement."""
+
+    def retire(self, service: str, number: int, due_by: float | None = None) -> bool:
+        """No instances, unless the version is stable, holds the lease, or is not due by then; whether it was done."""
+
     def put_instance(self, instance: InstanceState) -> None: ...
     def drop_instance(self, instance_id: str) -> None: ...
     def instances(self, service: str | None = None) -> list[InstanceState]: ...
 
     # who gets the traffic
     def grant(self, lease: Lease, service: str, now: float) -> None:
-        """Desired lease of a service. Raises Conflict unless ``lease.release`` is the service's running release."""
+        """Desired lease of a service.
 
-    def end_lease(self, service: str) -> None: ...
-    def leases(self) -> dict[str, Lease]: ...
-    def set_stable(self, service: str, number: int, release: str | None, retire_at: float | None = None) -> None:
-        """The stable name turns to a version, the lease ends, and the one before is retired at that time, all at once.
-
-        Raises Conflict when ``release`` no longer runs.
+        Raises Conflict unless ``lease.release`` is the service's running release and may move that version.
         """
 
+    def leases(self) -> dict[str, Lease]: ...
     def put_observed(self, observed: Observed) -> None: ...
     def observed(self, service: str) -> Observed | None: ...
 
     # releases
     def begin_release(self, release: Release, now: float, stale_s: float) -> Release:
-        """Raises Conflict when another release of the service runs and was heard of within ``stale_s``."""
+        """Take the service, and note which version is stable at that moment.
+
+        Raises Conflict when another release of the service runs and was heard of within ``stale_s``; one that was not
+        is ended as ``finish_release`` does.
+        """
 
     def beat(self, release_id: str, now: float) -> bool:
         """Its process lives; false once the release has ended."""
 
     def update_release(self, release_id: str, **changes: Any) -> Release:
-        """Raises Conflict once it has finished."""
+        """Raises Conflict once it has ended."""
+
+    def promote(self, release_id: str, number: int, retire_at: float, reason: str, now: float) -> Release:
+        """The stable name turns to a version, the lease ends, the one before retires then, the release has ended.
+
+        Raises Conflict when the release no longer runs.
+        """
 
     def finish_release(
         self, release_id: str, phase: Phase, reason: str, now: float, evidence: dict[str, Any]
-    ) -> Release: ...
+    ) -> Release:
+        """Ends a running release and its lease; a rolled back or failed one also loses its candidate's instances."""
+
+    def undo_promotion(self, release_id: str, reason: str, now: float) -> Release:
+        """The version before is stable again and the release has failed: for a change the gateway did not take."""
+
     def attach_evidence(self, release_id: str, evidence: dict[str, Any]) -> None: ...
     def release(self, release_id: str) -> Release: ...
     def releases(self, service: str | None = None, limit: int = 50) -> list[Release]: ...

@@ -20,7 +20,7 @@ from store import tables as t
 from store.port import Event, InstanceState, Observed, Release, ServiceState, StoreSettings, VersionState
 
 R = TypeVar("R")
-ACTIVE = (Phase.PENDING, Phase.RUNNING)
+ACTIVE = tuple(phase for phase in Phase if phase.active)
 MIGRATIONS = Path(__file__).parent / "migrations"
 _migrating = threading.Lock()  # alembic's context is global to the process
 
@@ -77,11 +77,12 @@ class SqlStore:
                 c.execute(table.delete().where(table.c.service == name))
             c.execute(t.services.delete().where(t.services.c.name == name))
 
-    def add_version(self, version: VersionState) -> VersionState:
+    def add_version(self, version: VersionState, release: str) -> VersionState:
         with self._begin(desired=True) as c:
-            highest = sa.select(sa.func.max(t.versions.c.number)).where(t.versions.c.service == version.service)
-            numbered = replace(version, number=(c.execute(highest).scalar() or 0) + 1)
+            self._must_run(c, release, version.service)
+            numbered = replace(version, number=_highest_number(c, version.service) + 1)
             c.execute(t.versions.insert().values(**asdict(numbered)))
+            c.execute(t.releases.update().where(t.releases.c.id == release).values(candidate=numbered.number))
             return numbered
 
     def versions(self, service: str | None = None) -> list[VersionState]:
@@ -89,10 +90,13 @@ class SqlStore:
         with self._begin() as c:
             return [VersionState(**r) for r in _rows(c, _of(query, t.versions, service))]
 
-    def scale(self, service: str, number: int, instances: int, retire_at: float | None = None) -> None:
-        same = sa.and_(t.versions.c.service == service, t.versions.c.number == number)
+    def scale(self, service: str, number: int, instances: int) -> None:
         with self._begin(desired=True) as c:
-            c.execute(t.versions.update().where(same).values(instances=instances, retire_at=retire_at))
+            c.execute(t.versions.update().where(_is(service, number)).values(instances=instances, retire_at=None))
+
+    def retire(self, service: str, number: int, due_by: float | None = None) -> bool:
+        with self._begin(desired=True) as c:
+            return _retire(c, service, number, due_by)
 
     def put_instance(self, instance: InstanceState) -> None:
         with self._begin() as c:
@@ -112,30 +116,18 @@ class SqlStore:
 
     def grant(self, lease: Lease, service: str, now: float) -> None:
         with self._begin(desired=True) as c:
-            self._must_run(c, lease.release, service)
+            holder = self._must_run(c, lease.release, service)
+            own = holder["candidate"]
+            if lease.candidate == _stable(c, service) or own not in (None, lease.candidate):
+                told = f"version {lease.candidate} is not the candidate of release {lease.release} ({own})"
+                raise Conflict(f"{told}, or it is stable already; nothing was moved")
             _put(c, t.leases, {"service": service}, {"service": service, **asdict(lease)})
             c.execute(t.releases.update().where(t.releases.c.id == lease.release).values(beat_at=now))
-
-    def end_lease(self, service: str) -> None:
-        with self._begin(desired=True) as c:
-            c.execute(t.leases.delete().where(t.leases.c.service == service))
 
     def leases(self) -> dict[str, Lease]:
         with self._begin() as c:
             rows = _rows(c, sa.select(t.leases))
         return {r.pop("service"): Lease(**r) for r in rows}
-
-    def set_stable(self, service: str, number: int, release: str | None, retire_at: float | None = None) -> None:
-        with self._begin(desired=True) as c:
-            if release is not None:
-                self._must_run(c, release, service)
-            before = c.execute(sa.select(t.services.c.stable).where(t.services.c.name == service)).scalar()
-            old = sa.and_(t.versions.c.service == service, t.versions.c.number == before)
-            c.execute(t.versions.update().where(old).values(retire_at=retire_at))
-            c.execute(t.services.update().where(t.services.c.name == service).values(stable=number))
-            c.execute(t.leases.delete().where(t.leases.c.service == service))
-            kept = sa.and_(t.versions.c.service == service, t.versions.c.number == number)
-            c.execute(t.versions.update().where(kept).values(retire_at=None))
 
     def put_observed(self, observed: Observed) -> None:
         with self._begin() as c:
@@ -151,7 +143,6 @@ class SqlStore:
     # --- releases
 
     def begin_release(self, release: Release, now: float, stale_s: float) -> Release:
-        begun = replace(release, phase=Phase.RUNNING, created_at=now, beat_at=now)
         with self._begin(desired=True) as c:
             for other in self._active(c, release.service):
                 if now - other["beat_at"] < stale_s:
@@ -162,6 +153,8 @@ class SqlStore:
                     )
                 lost = f"its process was not heard of for {now - other['beat_at']:.0f} s"
                 _finish(c, other["id"], Phase.FAILED, lost, now, {})
+            stable = _stable(c, release.service)
+            begun = replace(release, phase=Phase.RUNNING, created_at=now, beat_at=now, stable_before=stable)
             c.execute(t.releases.insert().values(**asdict(begun)))
         return begun
 
@@ -176,12 +169,35 @@ class SqlStore:
             c.execute(t.releases.update().where(t.releases.c.id == release_id).values(**changes))
         return self.release(release_id)
 
+    def promote(self, release_id: str, number: int, retire_at: float, reason: str, now: float) -> Release:
+        with self._begin(desired=True) as c:
+            service = self._must_run(c, release_id)["service"]
+            before = _stable(c, service)
+            c.execute(t.versions.update().where(_is(service, before)).values(retire_at=retire_at))
+            c.execute(t.versions.update().where(_is(service, number)).values(retire_at=None))
+            c.execute(t.services.update().where(t.services.c.name == service).values(stable=number))
+            c.execute(t.releases.update().where(t.releases.c.id == release_id).values(candidate=number))
+            _finish(c, release_id, Phase.PROMOTED, reason, now, {})
+        return self.release(release_id)
+
     def finish_release(
         self, release_id: str, phase: Phase, reason: str, now: float, evidence: dict[str, Any]
     ) -> Release:
-        """Ends it and its lease in one transaction; one that has ended already stays as it is."""
         with self._begin(desired=True) as c:
             _finish(c, release_id, phase, reason, now, evidence)
+        return self.release(release_id)
+
+    def undo_promotion(self, release_id: str, reason: str, now: float) -> Release:
+        release = self.release(release_id)
+        with self._begin(desired=True) as c:
+            mine = sa.and_(t.services.c.name == release.service, t.services.c.stable == release.candidate)
+            c.execute(t.services.update().where(mine).values(stable=release.stable_before))
+            kept = _is(release.service, release.stable_before)
+            c.execute(t.versions.update().where(kept).values(retire_at=None))
+            ended = {"phase": Phase.FAILED, "reason": reason, "finished_at": now}
+            c.execute(t.releases.update().where(t.releases.c.id == release_id).values(**ended))
+            if release.candidate is not None:
+                _retire(c, release.service, release.candidate, None)
         return self.release(release_id)
 
     def attach_evidence(self, release_id: str, evidence: dict[str, Any]) -> None:
@@ -230,12 +246,13 @@ class SqlStore:
         running = sa.and_(t.releases.c.service == service, t.releases.c.phase.in_(ACTIVE))
         return _rows(c, sa.select(t.releases).where(running))
 
-    def _must_run(self, c: sa.Connection, release_id: str, service: str | None = None) -> None:
+    def _must_run(self, c: sa.Connection, release_id: str, service: str | None = None) -> dict[str, Any]:
         """A release that was ended by somebody else may not move traffic any more."""
         rows = _rows(c, sa.select(t.releases).where(t.releases.c.id == release_id))
         if not rows or rows[0]["phase"] not in ACTIVE or service not in (None, rows[0]["service"]):
             state = f"has ended ({rows[0]['phase']}: {rows[0]['reason']})" if rows else "is not known"
             raise Conflict(f"release {release_id} {state}; it may not move traffic")
+        return rows[0]
 
 
 def _connect(url: str) -> sa.Engine:
@@ -302,10 +319,40 @@ def _put(connection: sa.Connection, table: sa.Table, key: dict[str, Any], values
 
 
 def _finish(c: sa.Connection, release_id: str, phase: Phase, reason: str, now: float, evidence: dict[str, Any]) -> None:
+    """End a running release and its lease; one that did not succeed also loses its candidate's instances."""
     open_one = sa.and_(t.releases.c.id == release_id, t.releases.c.phase.in_(ACTIVE))
     ended = {"phase": phase, "reason": reason, "finished_at": now, "evidence": evidence}
-    if c.execute(t.releases.update().where(open_one).values(**ended)).rowcount:
-        c.execute(t.leases.delete().where(t.leases.c.release == release_id))
+    if c.execute(t.releases.update().where(open_one).values(**ended)).rowcount == 0:
+        return
+    c.execute(t.leases.delete().where(t.leases.c.release == release_id))
+    row = _rows(c, sa.select(t.releases).where(t.releases.c.id == release_id))[0]
+    if phase in (Phase.ROLLED_BACK, Phase.FAILED) and row["candidate"] is not None:
+        _retire(c, row["service"], row["candidate"], None)
+
+
+def _retire(c: sa.Connection, service: str, number: int, due_by: float | None) -> bool:
+    held = sa.select(t.leases.c.candidate).where(t.leases.c.service == service)
+    free = sa.and_(_is(service, number), t.versions.c.instances > 0, t.versions.c.number.not_in(held))
+    if due_by is not None:
+        free = sa.and_(free, t.versions.c.retire_at <= due_by)
+    if number == _stable(c, service):
+        return False
+    return c.execute(t.versions.update().where(free).values(instances=0, retire_at=None)).rowcount > 0
+
+
+def _is(service: str, number: int | None) -> sa.ColumnElement[bool]:
+    return sa.and_(t.versions.c.service == service, t.versions.c.number == number)
+
+
+def _stable(c: sa.Connection, service: str) -> int | None:
+    return c.execute(sa.select(t.services.c.stable).where(t.services.c.name == service)).scalar()
+
+
+def _highest_number(c: sa.Connection, service: str) -> int:
+    """Of all versions that a service ever had, also before it was dropped: an instance's id is never used again."""
+    columns = (t.versions.c.number, t.releases.c.candidate, t.instances.c.version)
+    queries = (sa.select(sa.func.max(column)).where(column.table.c.service == service) for column in columns)
+    return max(c.execute(query).scalar() or 0 for query in queries)
 
 
 def _release(row: dict[str, Any]) -> Release:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable
-from typing import Any
 
 from rollout.errors import NotFound, Unavailable
 from rollout.nouns import Health, Instance, Lease, Phase, Shift, Version
@@ -13,8 +13,9 @@ from store.port import Event, InstanceState, Observed, Release, Store, VersionSt
 CONFIRM_S = 10.0
 MAX_RESTARTS = 3  # of one instance before it was ever ready
 RETURN_S = 300.0  # how long a version that was taken out of service stays started
+STALE_S = 60.0  # a release of which nothing was heard for so long makes way for the next
 
-ACTIVE = (Phase.PENDING, Phase.RUNNING)
+Sleep = Callable[[float], None]
 
 
 def grant(store: Store, service: str, release: str, candidate: int, step: Shift, lease_s: float, now: float) -> Lease:
@@ -23,8 +24,7 @@ def grant(store: Store, service: str, release: str, candidate: int, step: Shift,
         candidate=candidate,
         canary_permille=step.canary_permille,
         mirror_permille=step.mirror_permille,
-        from_ms=int(now * 1000)
-        - 5000,  # an earlier clock does not see it: a step back ends it instead of prolonging it
+        from_ms=int(now * 1000) - 5000,  # an earlier clock does not see it: a step back ends it, not prolongs it
         until_ms=int((now + lease_s) * 1000),
         release=release,
     )
@@ -33,7 +33,12 @@ def grant(store: Store, service: str, release: str, candidate: int, step: Shift,
 
 
 def confirm(
-    store: Store, service: str, reached: Callable[[Observed], bool], what: str, within_s: float = CONFIRM_S
+    store: Store,
+    service: str,
+    reached: Callable[[Observed], bool],
+    what: str,
+    within_s: float = CONFIRM_S,
+    sleep: Sleep = time.sleep,
 ) -> None:
     """Wait until the gateway's confirmed state is as asked. Raises Unavailable with the gateway's own reason."""
     until = time.monotonic() + within_s
@@ -44,25 +49,37 @@ def confirm(
         if time.monotonic() > until:
             reason = (observed.error if observed else "") or "the agent has not made it so; see `roundhouse status`"
             raise Unavailable(f"the gateway did not confirm {what} within {within_s:g} s: {reason}")
-        time.sleep(0.05)
+        sleep(0.05)
 
 
-def wait_ready(store: Store, service: str, number: int, count: int, timeout_s: float) -> Version:
-    """The version with its instances once ``count`` are ready. Raises Unavailable with the last reason."""
+def wait_settled(
+    store: Store, service: str, number: int, count: int, timeout_s: float, sleep: Sleep = time.sleep
+) -> Version:
+    """The version once ``count`` instances are ready, or one has died too often to go on waiting.
+
+    Raises Unavailable when neither happens in time.
+    """
     until = time.monotonic() + timeout_s
     while True:
         mine = [i for i in store.instances(service) if i.version == number]
-        if sum(i.health is Health.READY for i in mine) >= count:
+        ready = sum(i.health is Health.READY for i in mine)
+        if ready >= count or any(i.restarts >= MAX_RESTARTS and i.health is not Health.READY for i in mine):
             return version_noun(store, service, number)
-        for instance in mine:
-            if instance.restarts >= MAX_RESTARTS:
-                told = f"{instance.id} died {instance.restarts} times: {instance.reason}"
-                raise Unavailable(f"{told}; see `roundhouse logs {instance.id}`")
         if time.monotonic() > until:
             seen = ", ".join(f"{i.id} {i.health} {i.reason}".strip() for i in mine)
             seen = seen or "the agent has started none; see `roundhouse status`"
             raise Unavailable(f"version {number} of {service} was not ready within {timeout_s:g} s: {seen}")
-        time.sleep(0.1)
+        sleep(0.1)
+
+
+def failure(version: Version, count: int) -> str:
+    """Why a settled version cannot serve; empty when it can."""
+    if len(version.ready) >= count:
+        return ""
+    dead = next((i for i in version.instances if i.health is not Health.READY), None)
+    if dead is None:
+        return f"version {version.number} has no instance"
+    return f"{dead.id} died {dead.restarts} times: {dead.reason}; see `roundhouse logs {dead.id}`"
 
 
 def version_noun(store: Store, service: str, number: int) -> Version:
@@ -75,56 +92,87 @@ def version_noun(store: Store, service: str, number: int) -> Version:
     return Version(service, number, version.model_uri, str(version.engine.get("digest", "")), mine)
 
 
-def turn_back(store: Store, release: Release, phase: Phase, reason: str, evidence: dict[str, Any]) -> None:
-    """End a release with all traffic on stable: one transaction, then its candidate is retired."""
-    store.finish_release(release.id, phase, reason, time.time(), evidence)
-    if release.candidate is not None and release.candidate != store.service(release.service).stable:
-        store.scale(release.service, release.candidate, 0)
+def turn(store: Store, release: Release, number: int, keep_warm_s: float, reason: str) -> None:
+    """The stable name turns to a version, confirmed; what the gateway does not take is taken back.
 
-
-def end_release(store: Store, service: str, reason: str) -> str | None:
-    """End the release under way, traffic on stable and confirmed; None when there is none."""
-    for release in store.releases(service):
-        if release.phase in ACTIVE:
-            turn_back(store, release, Phase.ROLLED_BACK, reason, {})
-            if release.stable_before is not None:
-                confirm(store, service, lambda o: o.lease is None, "all traffic on stable")
-            return f"release {release.id} ended: {reason}"
-    return None
-
-
-def turn(store: Store, service: str, present: int | None, number: int, release: str | None, keep_warm_s: float) -> None:
-    """The stable name turns from ``present`` to ``number``, confirmed; what the gateway does not take is taken back.
-
-    Raises Conflict when ``release`` has ended, Unavailable with the gateway's reason.
+    Raises Conflict when the release has ended, Unavailable with the gateway's reason.
     """
-    store.set_stable(service, number, release, time.time() + keep_warm_s)
+    now = time.time()
+    store.promote(release.id, number, now + keep_warm_s, reason, now)
     try:
-        confirm(store, service, lambda o: o.stable == number, f"version {number} as stable")
-    except Unavailable:
-        if present is not None:
-            store.set_stable(service, present, release)
+        confirm(store, release.service, lambda o: o.stable == number, f"version {number} as stable")
+    except Unavailable as error:
+        store.undo_promotion(release.id, str(error), time.time())
         raise
 
 
-def put_back(store: Store, service: str, to: int, reason: str, timeout_s: float = 900.0) -> str:
-    """An earlier version in service again: started and warmed up first, then one change. Raises NotFound."""
-    present = store.service(service).stable
-    target = earlier_version(store, service, present, to)
-    count = max(1, target.instances)
-    store.scale(service, target.number, count)
-    wait_ready(store, service, target.number, count, timeout_s)
-    turn(store, service, present, target.number, None, RETURN_S)
-    told = f"{service}: version {target.number} is in service again instead of {present}: {reason}"
+def end_release(store: Store, service: str, reason: str) -> str | None:
+    """End the release under way, traffic on stable; None when there is none.
+
+    Returns when the gateway has confirmed it, or when Envoy has ended the lease by itself because nobody answers.
+    """
+    for release in store.releases(service):
+        if release.phase.active:
+            lease = store.leases().get(service)
+            store.finish_release(release.id, Phase.ROLLED_BACK, reason, time.time(), {})
+            how = _wait_for_stable(store, service, lease)
+            return f"release {release.id} ended: {reason}{how}"
+    return None
+
+
+def _wait_for_stable(store: Store, service: str, lease: Lease | None) -> str:
+    if lease is None:
+        return ""
+    left = max(0.0, lease.until_ms / 1000 - time.time())
+    try:
+        confirm(store, service, lambda o: o.lease is None, "all traffic on stable", within_s=left)
+    except Unavailable:
+        return " (the agent does not answer; Envoy has ended the lease by itself)"
+    return ""
+
+
+def put_back(store: Store, service: str, to: int, reason: str, timeout_s: float = 900.0) -> VersionState:
+    """An earlier version in service again: started and warmed up first, then one change. The version.
+
+    Whatever release is under way is ended first, and none can begin meanwhile. Raises NotFound, Conflict, Unavailable.
+    """
+    target = earlier_version(store, service, to)
+    end_release(store, service, reason)
+    taken = Release(f"back-{uuid.uuid4().hex[:8]}", service, target.model_uri, Phase.PENDING, stage="put back")
+    release = store.begin_release(taken, time.time(), STALE_S)
+    present = next((v for v in store.versions(service) if v.number == release.stable_before), None)
+    count = max(1, target.instances, present.instances if present else 0)
+    try:
+        store.scale(service, target.number, count)
+        version = _kept_alive(store, release, target.number, count, timeout_s)
+        if why := failure(version, count):
+            raise Unavailable(why)
+        turn(store, release, target.number, RETURN_S, reason)
+    except BaseException as error:
+        store.finish_release(release.id, Phase.FAILED, f"not put back: {error}", time.time(), {})
+        raise
+    told = f"version {target.number} is in service again instead of {release.stable_before}: {reason}"
     store.note(Event(time.time(), service, "rollback", told))
-    return told
+    return target
 
 
-def earlier_version(store: Store, service: str, present: int | None, to: int) -> VersionState:
-    """The version asked for, or the one that was in service before the present one. Raises NotFound."""
+def _kept_alive(store: Store, release: Release, number: int, count: int, timeout_s: float) -> Version:
+    """Wait for a version while saying that this release lives."""
+
+    def sleep(seconds: float) -> None:
+        store.beat(release.id, time.time())
+        time.sleep(seconds)
+
+    return wait_settled(store, release.service, number, count, timeout_s, sleep)
+
+
+def earlier_version(store: Store, service: str, to: int) -> VersionState:
+    """The version asked for, or the one that was stable before the present one was promoted. Raises NotFound."""
+    present = store.service(service).stable
     versions = {v.number: v for v in store.versions(service)}
-    before = [r.candidate for r in store.releases(service) if r.phase is Phase.PROMOTED and r.candidate != present]
-    number = to or (before[0] if before else None)
+    promoted = [r for r in store.releases(service, limit=10_000) if r.phase is Phase.PROMOTED]
+    before = [r.stable_before for r in promoted if r.candidate == present]
+    number = to or (before[-1] if before else None)  # the oldest: a put back must not lead forward again
     if number is None or number not in versions or number == present:
         there = ", ".join(str(n) for n in versions if n != present) or "none"
         raise NotFound(f"{service!r} has no version {to or 'before this one'} to return to; there are: {there}")

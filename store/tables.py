@@ -32,6 +32,7 @@ versions = Table(
     Column("warm_up_requests", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("retire_at", Float),
+    Column("engine_name", String(64), nullable=False),
 )
 
 instances = Table(

@@ -13,10 +13,11 @@ from gateway.tokens import TokenFile
 from loadtest.port import LoadPlan, LoadReport, open_loadtest
 from rollout.judge import judge_alone
 from rollout.nouns import Engine, ModelVersion, Outcome, Sample, Verdict, Version
-from rollout.policy import Policy
 from store.port import VersionState, open_store
-from store.steer import wait_ready
+from store.steer import failure, wait_settled
 from tasks.ticket import Ticket, as_plain, tell
+
+MOST_FAILED = 0.05  # of a stress test, however wide the margin against stable is
 
 
 @task(cache_policy=NO_CACHE)
@@ -33,18 +34,19 @@ def deploy(order: Order, model: ModelVersion, engine: Engine, ticket: Ticket) ->
         instances=order.service.instances,
         warm_up_requests=order.policy.warm_up_requests,
         created_at=time.time(),
+        engine_name=order.engine_name,
     )
-    version = store.add_version(wanted)
-    store.update_release(ticket.release, candidate=version.number, stage="start", beat_at=time.time())
+    version = store.add_version(wanted, ticket.release)
+    tell(store, ticket, "start")
     return Version(version.service, version.number, version.model_uri, engine.digest)
 
 
 @task(cache_policy=NO_CACHE, timeout_seconds=1800)
 def warm_up(order: Order, version: Version, ticket: Ticket) -> Version:
-    """Wait until every instance is loaded and warmed up. Raises Unavailable when one keeps dying."""
+    """Wait until every instance is loaded and warmed up, or one has died too often (see ``alone``)."""
     store = open_store(order.stack.store())
     tell(store, ticket, "warm up")
-    ready = wait_ready(store, version.service, version.number, order.service.instances, timeout_s=900.0)
+    ready = wait_settled(store, version.service, version.number, order.service.instances, timeout_s=900.0)
     for instance in store.instances(version.service):
         if instance.version == version.number:
             get_run_logger().info("%s is ready on port %d, warm-up %s", instance.id, instance.port, instance.warm_up)
@@ -55,22 +57,23 @@ def warm_up(order: Order, version: Version, ticket: Ticket) -> Version:
 def stress(order: Order, version: Version, ticket: Ticket) -> LoadReport | None:
     """Load the candidate directly while it carries no user's request."""
     load = order.policy.stress
-    if load is None:
+    if load is None or not version.ready:
         return None
     tell(open_store(order.stack.store()), ticket, "stress")
     target = version.ready[0]
-    plan = LoadPlan(f"http://{target.host}:{target.port}", load.users, load.duration_s, load.max_tokens)
+    plan = LoadPlan(f"http://{target.host}:{target.port}", load.users, load.duration_s, load.max_tokens, load.api)
     directory = order.stack.home / "reports" / ticket.release / "stress"
     return open_loadtest(order.stack.loadtest()).run(plan, str(directory), lambda second: None)
 
 
-def alone(report: LoadReport | None, policy: Policy) -> Verdict:
-    """What the stress test says of the candidate by itself: it must answer, and fail no more than the margin."""
+def alone(order: Order, candidate: Version, report: LoadReport | None) -> Verdict:
+    """What the candidate shows by itself: its instances must live, answer, and fail no more than the margin."""
+    if why := failure(candidate, order.service.instances):
+        return Verdict(Outcome.ROLL_BACK, why)
     if report is None:
         return Verdict(Outcome.PROMOTE, "no stress test was asked for")
-    bad = min(report.failed + report.cut, report.requests)
-    samples = tuple(Sample(0.0, 0, False, i < bad, None, None, None) for i in range(report.requests))
-    verdict = judge_alone(samples, policy.errors.allow, least=1)
+    samples = tuple(Sample(0.0, 0, False, i < report.failed, None, None, None) for i in range(report.requests))
+    verdict = judge_alone(samples, min(order.policy.errors.allow, MOST_FAILED), least=1)
     if verdict.outcome is Outcome.UNDECIDED:
         return Verdict(Outcome.ROLL_BACK, "the stress test got no answer at all")
     return Verdict(verdict.outcome, f"stress test: {verdict.reason}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -17,41 +18,37 @@ from configs.order import Order
 from rollout.errors import Unavailable
 from rollout.nouns import Phase
 from store.port import Release, ServiceState, Store, open_store
+from store.steer import STALE_S
 
 BEAT_S = 10.0
-STALE_S = 60.0  # a release of which nothing was heard for so long does not block the next
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """The release's id, its service, the version in service when it began (None: none yet), and when that was."""
+    """The release's id, its service, the version in service when it began (None: none yet), and who started it."""
 
     release: str
     service: str
     stable: int | None
-    began: float
-    marks: dict[str, float] = field(default_factory=dict)
+    parent: int  # the process that can cancel this one
 
 
 @task(cache_policy=NO_CACHE, task_run_name="begin-{order.service.name}")
 def begin(order: Order) -> Ticket:
     """Take the service for this release. Raises Conflict while another release of it is under way."""
-    store, now = open_store(order.stack.store()), time.time()
-    file = order.service
-    stable = {s.name: s.stable for s in store.services()}.get(file.name)
-    release = Release(
+    store, file = open_store(order.stack.store()), order.service
+    wanted = Release(
         id=f"{file.name}-{uuid.uuid4().hex[:8]}",
         service=file.name,
         model_uri=order.model,
         phase=Phase.PENDING,
-        stable_before=stable,
         flow_run=str(flow_run.id or ""),
         stage="fetch",
     )
-    store.begin_release(release, now, STALE_S)
+    release = store.begin_release(wanted, time.time(), STALE_S)
     threading.Thread(target=keep_alive, args=(store, release.id), name="release-beat", daemon=True).start()
     store.put_service(ServiceState(file.name, None, file.response_timeout_s, file.body_limit_bytes, file.port))
-    return Ticket(release.id, file.name, stable, now)
+    return Ticket(release.id, file.name, release.stable_before, os.getppid())
 
 
 def keep_alive(store: Store, release_id: str, sleep: Callable[[float], None] = time.sleep) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,11 +10,11 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from configs.order import Order
-from gateway.port import Cursor, Gateway, Record, open_gateway
-from gateway.samples import samples_of
+from gateway.port import Cursor, Gateway, open_gateway
+from gateway.samples import Arms, samples_of
 from rollout.decide import decide
 from rollout.judge import judge
-from rollout.nouns import Hold, Lease, Samples, Shift, Step, Verdict, Version
+from rollout.nouns import Hold, Lease, Sample, Samples, Shift, Step, Verdict, Version
 from rollout.policy import stages
 from store.port import Store, open_store
 from store.steer import confirm, grant
@@ -72,16 +71,20 @@ def watch(order: Order, ticket: Ticket, candidate: Version, step: Shift, stage: 
 
 @dataclass
 class _Window:
-    """The records of a stage, read as they come."""
+    """The samples of a stage, read as they come; records of others are not kept."""
 
     gateway: Gateway
     cursor: Cursor
-    records: list[Record] = field(default_factory=list)
+    arms: Arms
+    stable: list[Sample] = field(default_factory=list)
+    candidate: list[Sample] = field(default_factory=list)
 
-    def read(self) -> list[Record]:
+    def read(self) -> Samples:
         fresh, self.cursor = self.gateway.records(self.cursor)
-        self.records.extend(fresh)
-        return self.records
+        new = samples_of(fresh, self.arms)
+        self.stable.extend(new.stable)
+        self.candidate.extend(new.candidate)
+        return Samples(tuple(self.stable), tuple(self.candidate))
 
 
 def watch_stage(
@@ -96,20 +99,18 @@ def watch_stage(
     sleep: Callable[[float], None] = time.sleep,
 ) -> Stretch:
     """The loop of one stage. The lease is renewed only after a fresh look at the evidence, never by itself."""
-    policy, began, renewed = order.policy, clock(), 0.0
-    name, looks = stages(policy)[stage].name, []
-    window, parent = _Window(gateway, end_of_records(gateway)), os.getppid()
+    policy, plan, began, renewed = order.policy, stages(order.policy)[stage], clock(), 0.0
+    arms = Arms(ticket.service, ticket.stable or 0, candidate, step.canary_permille == 0, began)
+    window, looks = _Window(gateway, end_of_records(gateway), arms), []
     before = pids(store.instances(ticket.service))
     while True:
-        samples = samples_of(
-            window.read(), ticket.service, ticket.stable or 0, candidate, step.canary_permille == 0, began
-        )
+        samples = window.read()
         accident = incident(before, store.instances(ticket.service), ticket.stable, candidate)
-        verdict = accident or judge(samples, policy)
-        looks.append(Look(clock(), name, step.canary_permille, step.mirror_permille, numbers_of(verdict)))
+        verdict = accident or judge(samples, policy, plan.share)
+        looks.append(Look(clock(), plan.name, step.canary_permille, step.mirror_permille, numbers_of(verdict)))
         if not isinstance(decide(policy, stage, verdict, clock() - began), Hold):
-            return Stretch(name, verdict, clock() - began, tuple(looks), samples)
-        check_parent(parent)
+            return Stretch(plan.name, verdict, clock() - began, tuple(looks), samples)
+        check_parent(ticket.parent)
         if clock() - renewed >= RENEW_S:
             renewed = clock()
             grant(store, ticket.service, ticket.release, candidate, step, policy.lease_s, renewed)

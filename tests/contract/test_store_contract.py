@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from history import begun, deployed, promoted
 
 from rollout.errors import Conflict, NotFound
 from rollout.nouns import Health, Lease, Phase
@@ -31,7 +32,7 @@ def lease(holder="r1", candidate=2):
 
 def test_versions_are_numbered_per_service(store):
     """1, 2, 3 within each service."""
-    assert [store.add_version(version(s)).number for s in ("chat", "chat", "other", "chat")] == [1, 2, 1, 3]
+    assert [deployed(store, s) for s in ("chat", "chat", "other", "chat")] == [1, 2, 1, 3]
 
 
 def test_desired_writes_grow_the_revision_and_observed_ones_do_not(store):
@@ -57,20 +58,64 @@ def test_values_come_back_as_they_went_in(store):
     assert store.events("chat")[0].data == {"a": 1}
 
 
-def test_only_a_running_release_may_hold_a_lease(store):
-    """A release that has ended, is unknown, or is another service's may not move traffic."""
+def test_only_a_running_release_may_move_traffic(store):
+    """One that has ended, is unknown, or is another service's may not; and nobody may lease what is stable."""
     store.put_service(ServiceState("chat", stable=1))
     with pytest.raises(Conflict):
         store.grant(lease(), "chat", 1.0)
     store.begin_release(release(), 1.0, 60)
     store.grant(lease(), "chat", 2.0)
     assert store.leases() == {"chat": lease()}
+    with pytest.raises(Conflict, match="stable already"):
+        store.grant(lease(candidate=1), "chat", 2.0)
     store.finish_release("r1", Phase.ROLLED_BACK, "slow", 3.0, {})
     assert store.leases() == {}
     with pytest.raises(Conflict, match="rolled back: slow"):
         store.grant(lease(), "chat", 4.0)
     with pytest.raises(Conflict):
-        store.set_stable("chat", 2, "r1")
+        store.promote("r1", 2, 9.0, "good", 4.0)
+    assert store.service("chat").stable == 1
+
+
+def test_a_release_moves_only_its_own_candidate(store):
+    """Its lease names the version that it declared, or none is written."""
+    store.put_service(ServiceState("chat"))
+    release = begun(store)
+    number = store.add_version(version(), release.id).number
+    with pytest.raises(Conflict, match="not the candidate"):
+        store.grant(lease(release.id, number + 1), "chat", 1.0)
+    store.grant(lease(release.id, number), "chat", 1.0)
+
+
+def test_nothing_is_declared_for_a_release_that_was_ended(store):
+    """Ended while it was building: no version, so no instance that nobody would ever stop."""
+    release = begun(store)
+    store.finish_release(release.id, Phase.ROLLED_BACK, "by hand", 1.0, {})
+    with pytest.raises(Conflict):
+        store.add_version(version(), release.id)
+    assert store.versions() == []
+
+
+def test_ending_a_release_retires_its_candidate(store):
+    """In the same transaction, whoever ends it and why, also when it fell silent; a promoted one is kept."""
+    store.put_service(ServiceState("chat"))
+    for end in (Phase.ROLLED_BACK, Phase.FAILED):
+        release = begun(store, now=10.0)
+        number = store.add_version(version(), release.id).number
+        store.finish_release(release.id, end, "x", 10.0, {})
+        assert store.versions("chat")[number - 1].instances == 0
+    silent = begun(store, now=20.0)
+    store.add_version(version(), silent.id)
+    begun(store, now=200.0)
+    assert [v.instances for v in store.versions("chat")] == [0, 0, 0]
+    assert store.release(silent.id).phase is Phase.FAILED
+
+
+def test_the_stable_version_at_the_beginning_is_noted_in_the_same_transaction(store):
+    """So that a release never compares with what was stable a moment ago."""
+    store.put_service(ServiceState("chat", stable=7))
+    assert begun(store).stable_before == 7
+    assert begun(store, "other").stable_before is None
 
 
 def test_one_release_per_service_until_it_ends_or_falls_silent(store):
@@ -103,25 +148,43 @@ def test_two_releases_at_once_begin_one(store):
     assert len(outcomes) == 6 and outcomes.count("refused") == 5
 
 
-def test_promotion_ends_the_lease_and_keeps_the_version(store):
-    """The stable name turns and the lease is gone in the same transaction; the promoted one is not retired."""
-    store.put_service(ServiceState("chat", stable=1))
-    store.add_version(version())
-    store.scale("chat", 1, 1, retire_at=50.0)
-    store.begin_release(release(), 1.0, 60)
-    store.grant(lease(), "chat", 1.0)
-    store.set_stable("chat", 1, "r1")
-    assert store.service("chat").stable == 1 and store.leases() == {}
-    assert store.versions("chat")[0].retire_at is None
-
-
-def test_promotion_retires_the_version_before_at_the_time_given(store):
-    """In the same transaction, so that no crash can leave it running for ever."""
-    store.put_service(ServiceState("chat", stable=1))
-    store.add_version(version())
-    store.add_version(version())
-    store.set_stable("chat", 2, None, retire_at=99.0)
+def test_promotion_is_one_transaction(store):
+    """The name turns, the lease ends, the old version gets its time, the new one has none, the release has ended."""
+    store.put_service(ServiceState("chat"))
+    promoted(store, deployed(store))
+    release = begun(store)
+    candidate = store.add_version(version(), release.id).number
+    store.grant(lease(release.id, candidate), "chat", 1.0)
+    store.promote(release.id, candidate, 99.0, "good", 2.0)
+    assert store.service("chat").stable == candidate and store.leases() == {}
     assert [v.retire_at for v in store.versions("chat")] == [99.0, None]
+    assert store.release(release.id).phase is Phase.PROMOTED
+
+
+def test_a_promotion_that_the_gateway_did_not_take_is_undone(store):
+    """The version before is stable again and stays; the candidate goes; the release has failed."""
+    store.put_service(ServiceState("chat"))
+    promoted(store, deployed(store))
+    release = begun(store)
+    candidate = store.add_version(version(), release.id).number
+    store.promote(release.id, candidate, 99.0, "good", 2.0)
+    store.undo_promotion(release.id, "refused", 3.0)
+    assert store.service("chat").stable == 1
+    assert [(v.instances, v.retire_at) for v in store.versions("chat")] == [(1, None), (0, None)]
+    assert store.release(release.id).phase is Phase.FAILED
+
+
+def test_what_serves_is_never_retired(store):
+    """Not the stable version, not one that holds a lease, not one before its time."""
+    store.put_service(ServiceState("chat"))
+    promoted(store, deployed(store))
+    release = begun(store)
+    candidate = store.add_version(version(), release.id).number
+    store.grant(lease(release.id, candidate), "chat", 1.0)
+    assert not store.retire("chat", 1) and not store.retire("chat", candidate)
+    store.promote(release.id, candidate, 50.0, "good", 2.0)
+    assert not store.retire("chat", 1, due_by=49.0) and store.retire("chat", 1, due_by=50.0)
+    assert not store.retire("chat", 1)
 
 
 def test_new_settings_of_a_service_do_not_move_its_stable_version(store):
@@ -149,14 +212,15 @@ def test_a_delivery_is_first_once(store):
 
 
 def test_dropping_a_service_ends_what_hangs_on_it(store):
-    """Versions and lease are gone, its release has failed, its name is unknown."""
+    """Versions and lease are gone, its release has failed, its name is unknown; its numbers are not used again."""
     store.put_service(ServiceState("chat"))
-    store.add_version(version())
+    assert deployed(store) == 1
     store.begin_release(release(), 1.0, 60)
     store.drop_service("chat", 2.0)
     assert store.versions("chat") == [] and store.release("r1").phase is Phase.FAILED
     with pytest.raises(NotFound, match="chat"):
         store.service("chat")
+    assert deployed(store) == 2
 
 
 def test_a_file_is_opened_by_many_at_once(tmp_path):
@@ -165,7 +229,7 @@ def test_a_file_is_opened_by_many_at_once(tmp_path):
 
     def use():
         try:
-            open_store(StoreSettings(url)).add_version(version())
+            open_store(StoreSettings(url)).note(Event(1.0, "chat", "x", "y"))
         except Exception as error:
             errors.append(error)
 
@@ -175,4 +239,4 @@ def test_a_file_is_opened_by_many_at_once(tmp_path):
     for thread in threads:
         thread.join()
     assert errors == []
-    assert [v.number for v in open_store(StoreSettings(url)).versions()] == [1, 2, 3, 4, 5]
+    assert len(open_store(StoreSettings(url)).events()) == 5

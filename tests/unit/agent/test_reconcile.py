@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
 
 import pytest
+from history import begun, deployed, promoted
 
 from agent.reconcile import LOST_AFTER_S, Parts, Reconciler
-from engines.port import EngineSpec
 from engines.port import MemorySettings as MemoryEngines
 from gateway.memory import MemoryGateway
 from gateway.tokens import TokenFile
 from platforms.memory import MemoryPlatform
-from rollout.nouns import Engine, Health, Lease, Phase
-from store.port import Release, ServiceState, StoreSettings, VersionState, open_store
+from rollout.nouns import Health, Lease, Phase
+from store.port import ServiceState, StoreSettings, open_store
 
 
 class Clock:
@@ -70,9 +70,10 @@ class House:
         self.store.put_service(ServiceState("chat"))
 
     def declare(self, instances=1):
-        engine = Engine("llama_cpp", "d" * 64, "/e", "m", 1, 0.0, False)
-        wanted = VersionState("chat", 0, "models:/m/1", asdict(engine), asdict(EngineSpec()), instances)
-        return self.store.add_version(wanted).number
+        return deployed(self.store, instances=instances, now=self.clock.now)
+
+    def serve(self, instances=1, retire_at=1e12):
+        return promoted(self.store, self.declare(instances), now=self.clock.now, retire_at=retire_at)
 
     def turn(self, times=1, seconds=0.5):
         for _ in range(times):
@@ -83,13 +84,12 @@ class House:
         return {i.id: i.health for i in self.store.instances()}
 
     def begin(self, candidate):
-        release = Release("r1", "chat", "m", Phase.PENDING, candidate=candidate)
-        self.store.begin_release(release, self.clock.now, 60)
+        self.release = begun(self.store, now=self.clock.now, candidate=candidate)
 
     def grant(self, candidate, seconds=6.0):
         now_ms = int(self.clock.now * 1000)
         self.store.grant(
-            Lease(candidate, 100, 0, now_ms - 5000, now_ms + int(seconds * 1000), "r1"), "chat", self.clock.now
+            Lease(candidate, 100, 0, now_ms - 5000, now_ms + int(seconds * 1000), self.release.id), "chat", self.clock.now
         )
 
 
@@ -101,8 +101,7 @@ def house(tmp_path):
 
 def test_a_declared_version_is_started_warmed_up_and_only_then_gets_an_endpoint(house):
     """No endpoint before the warm-up has ended."""
-    number = house.declare(instances=2)
-    house.store.set_stable("chat", number, None)
+    house.serve(instances=2)
     house.turn(2)
     assert set(house.health().values()) == {Health.WARMING}
     assert house.gateway.confirmed().services[0].backends[0].endpoints == ()
@@ -114,7 +113,7 @@ def test_a_declared_version_is_started_warmed_up_and_only_then_gets_an_endpoint(
 
 def test_a_dead_instance_leaves_the_traffic_at_once_and_comes_back(house):
     """Death is seen at the next look; the endpoint goes, the process is started again, warmed up, and returns."""
-    house.store.set_stable("chat", house.declare(), None)
+    house.serve()
     house.turn(4)
     house.platform.die("chat-v1-0")
     house.turn(1)
@@ -127,7 +126,7 @@ def test_a_dead_instance_leaves_the_traffic_at_once_and_comes_back(house):
 
 def test_a_hung_instance_is_killed_and_started_again(house):
     """One that lives and does not answer is no instance."""
-    house.store.set_stable("chat", house.declare(), None)
+    house.serve()
     house.turn(4)
     first = house.platform.running()["chat-v1-0"].pid
     house.probes.answering, house.probes.silent = False, 7.0
@@ -141,7 +140,7 @@ def test_a_hung_instance_is_killed_and_started_again(house):
 
 def test_a_new_agent_goes_on_where_the_old_one_stood(house, tmp_path):
     """What an agent knows is in the store and on the platform: nothing is started twice."""
-    house.store.set_stable("chat", house.declare(), None)
+    house.serve()
     house.turn(4)
     pid = house.platform.running()["chat-v1-0"].pid
     house.loop = Reconciler(house.loop._p)
@@ -152,7 +151,7 @@ def test_a_new_agent_goes_on_where_the_old_one_stood(house, tmp_path):
 
 def test_a_lease_reaches_the_gateway_and_its_loss_ends_the_release(house):
     """Renewed, it is in force; not renewed, the release counts as lost and its candidate is retired."""
-    house.store.set_stable("chat", house.declare(), None)
+    house.serve()
     candidate = house.declare()
     house.turn(4)
     house.begin(candidate)
@@ -162,17 +161,17 @@ def test_a_lease_reaches_the_gateway_and_its_loss_ends_the_release(house):
     assert house.store.observed("chat").lease.canary_permille == 100
     house.turn(16)
     assert house.gateway.read()["chat"].lease is None
-    assert house.store.release("r1").phase is Phase.RUNNING
+    assert house.store.release(house.release.id).phase is Phase.RUNNING
     house.turn(int(LOST_AFTER_S * 2) + 2)
-    assert house.store.release("r1").phase is Phase.FAILED
-    assert "stopped renewing" in house.store.release("r1").reason
+    assert house.store.release(house.release.id).phase is Phase.FAILED
+    assert "stopped renewing" in house.store.release(house.release.id).reason
     assert house.store.observed("chat").lease is None
     assert [v.instances for v in house.store.versions("chat")] == [1, 0]
 
 
 def test_an_agent_that_starts_in_the_middle_of_a_canary_turns_it_back(house):
     """It does not know what it missed: the lease it finds is ended, the release has failed, users are on stable."""
-    house.store.set_stable("chat", house.declare(), None)
+    house.serve()
     candidate = house.declare()
     house.turn(4)
     house.begin(candidate)
@@ -181,37 +180,64 @@ def test_an_agent_that_starts_in_the_middle_of_a_canary_turns_it_back(house):
     house.loop = Reconciler(house.loop._p)
     house.turn(1)
     assert house.gateway.read()["chat"].lease is None
-    assert house.store.release("r1").phase is Phase.FAILED
+    assert house.store.release(house.release.id).phase is Phase.FAILED
 
 
 def test_a_retired_version_drains_and_is_forgotten(house):
     """Its time comes, it gets no new request, its process ends, its record goes."""
-    house.store.set_stable("chat", house.declare(), None)
-    old = house.declare()
+    house.serve()
     house.turn(4)
-    house.store.scale("chat", old, 1, retire_at=house.clock.now + 1.0)
+    house.serve(retire_at=house.clock.now + 3.0)
+    house.turn(4)
+    assert set(house.health().values()) == {Health.READY} and len(house.health()) == 2
+    house.turn(12)
+    assert house.health() == {"chat-v2-0": Health.READY}
+    assert set(house.platform.running()) == {"chat-v2-0"}
+
+
+def test_a_release_that_fell_silent_before_its_canary_is_ended(house):
+    """Its flow and worker died while it started: the candidate does not run for ever."""
+    house.serve()
+    release = begun(house.store, now=house.clock.now)
+    house.store.add_version(replace(house.store.versions("chat")[0], number=0), release.id)
+    house.turn(4)
+    assert len(house.health()) == 2
+    house.turn(130)
+    assert house.store.release(release.id).phase is Phase.FAILED
+    assert house.health() == {"chat-v1-0": Health.READY}
+
+
+def test_one_service_that_is_refused_holds_up_no_other(house):
+    """Its mistake is told at its own name, it keeps what it had, and the others move on."""
+    house.serve()
+    house.turn(4)
+    before = house.gateway.confirmed().services[0]
+    house.store.put_service(ServiceState("chat", response_timeout_s=-1.0))
+    house.store.put_service(ServiceState("other"))
+    house.turn(1)
+    assert [s.name for s in house.gateway.confirmed().services] == ["chat", "other"]
+    assert house.gateway.confirmed().services[0] == before
+    assert "response_timeout_s" in house.store.observed("chat").error
+    house.store.put_service(ServiceState("chat"))
+    house.turn(1)
+    assert house.store.observed("chat").error == ""
+
+
+def test_an_instance_without_a_free_port_does_not_stop_the_others(house):
+    """More instances than ports: those that fit run, and what has to end still ends."""
+    house.serve(instances=12)
+    house.turn(4)
+    assert len(house.health()) == 10
+    house.store.scale("chat", 1, 1)
     house.turn(12)
     assert house.health() == {"chat-v1-0": Health.READY}
-    assert set(house.platform.running()) == {"chat-v1-0"}
 
 
 def test_a_dropped_service_leaves_nothing_running(house):
     """Its instances drain although nobody remembers their version."""
-    house.store.set_stable("chat", house.declare(), None)
+    house.serve()
     house.turn(4)
     house.store.drop_service("chat", house.clock.now)
     house.turn(12)
     assert house.platform.running() == {} and house.store.instances() == []
     assert house.gateway.confirmed().services == ()
-
-
-def test_a_refused_change_is_told_and_the_old_state_stays(house):
-    """What the gateway refuses is written down with its reason; what it had goes on."""
-    house.store.set_stable("chat", house.declare(), None)
-    house.turn(4)
-    before = house.gateway.confirmed()
-    house.store.put_service(ServiceState("chat", stable=1, response_timeout_s=-1.0))
-    house.turn(1)
-    assert house.gateway.confirmed() == before
-    assert "response_timeout_s" in house.store.observed("chat").error
-    assert house.store.observed("chat").stable == 1

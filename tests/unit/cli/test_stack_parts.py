@@ -171,7 +171,7 @@ def test_detail_says_how_long_or_how_it_ended() -> None:
     """A living part shows its age, a dead one its status, one that could not start the reason."""
     info = {"state": 20, "now": 105, "start": 100, "spawnerr": "", "exitstatus": 3}
     assert detail(info) == "up 5 s"
-    assert detail(info | {"state": 100}) == "exited, status 3"
+    assert detail(info | {"state": 100, "statename": "EXITED"}) == "exited, status 3"
     assert detail(info | {"state": 200, "spawnerr": "no such file"}) == "no such file"
     assert detail(None) == ""
 

@@ -39,6 +39,9 @@ ROLLOUT = {"kind": "rollout", "steps_percent": [5, 50]}
         (StackFile, {"kind": "stack", "ports": {"engines_from": 8000, "engines_to": 8100}}, ["8080", "reserved"]),
         (StackFile, {"kind": "stack", "ports": {"gateway": 4200}}, ["share a port"]),
         (StackFile, {"kind": "stack", "host": "0.0.0.0"}, ["host", "0.0.0.0"]),
+        (ServiceFile, {**SERVICE, "name": "my_chat"}, ["name", "my_chat"]),  # no path of the gateway
+        (ServiceFile, {**SERVICE, "response_timeout_s": 0.01}, ["response_timeout_s", "0.01"]),
+        (ServiceFile, {**SERVICE, "body_limit_bytes": 32 << 20}, ["body_limit_bytes"]),
     ],
 )
 def test_bad_fields_are_named(model, values, words):

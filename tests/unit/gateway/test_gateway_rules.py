@@ -96,7 +96,7 @@ def test_a_token_must_survive_a_header(secret: str) -> None:
 
 def test_one_token_opens_one_service() -> None:
     """The same token for two clients or services is refused, naming the clients and not the token."""
-    refused = refusal(ServiceRoute("a", (ALICE,)), ServiceRoute("b", (Token("bob", ALICE.secret),)))
+    refused = refusal(ServiceRoute("aa", (ALICE,)), ServiceRoute("bb", (Token("bob", ALICE.secret),)))
     assert "bob" in str(refused) and "alice" in str(refused)
     assert ALICE.secret not in str(refused)
 

@@ -14,6 +14,7 @@ from rollout.policy import ErrorMargin, Margin, Policy, stages
         ({"steps": ()}, "steps"),
         ({"steps": (500, 100)}, "steps"),
         ({"steps": (100, 1001)}, "steps"),
+        ({"steps": (500, 1000)}, "steps"),  # nothing would be left to compare with
         ({"mirror": 1001}, "mirror"),
         ({"ttft": Margin(1.5, 1.2)}, "margins.ttft"),
         ({"tpot": Margin(0.9, 1.2)}, "margins.tpot"),
