@@ -6,11 +6,33 @@ from dataclasses import asdict
 from itertools import count
 
 from engines.port import EngineSpec
+from gateway.port import Record
 from rollout.nouns import Engine, Phase
 from store.port import Release, Store, VersionState
 
 _ids = count(1)
 ENGINE = Engine("llama_cpp", "d" * 64, "/e", "m", 1, 0.0, False)
+GOOD = Record(
+    at=10.0,
+    request_id="r",
+    kind="live",
+    service="chat",
+    version=1,
+    instance="chat-v1-0",
+    client="c",
+    method="POST",
+    path="/v1/completions",
+    status=200,
+    flags="-",
+    details="via_upstream",
+    ttft_s=0.1,
+    total_s=0.4,
+    bytes_in=1,
+    bytes_out=1,
+    tokens_in=4,
+    tokens_out=16,
+    arm=1,
+)
 
 
 def begun(store: Store, service: str = "chat", now: float = 1.0, **fields: object) -> Release:

@@ -55,8 +55,11 @@ class RunningEngine:
 
     def children(self) -> list[int]:
         """The pids of its child processes."""
-        return [int(p) for task in Path(f"/proc/{self.process.pid}/task").iterdir()
-                for p in (task / "children").read_text().split()]
+        return [
+            int(p)
+            for task in Path(f"/proc/{self.process.pid}/task").iterdir()
+            for p in (task / "children").read_text().split()
+        ]
 
 
 def body(prompt: str = "Once upon a time", **options: Any) -> dict[str, Any]:
@@ -71,8 +74,9 @@ def events(text: str) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def running_engine(kind: LlamaCpp, engine: Engine, spec: EngineSpec, log: Path, ready: bool = True
-                   ) -> Iterator[RunningEngine]:
+def running_engine(
+    kind: LlamaCpp, engine: Engine, spec: EngineSpec, log: Path, ready: bool = True
+) -> Iterator[RunningEngine]:
     """The process, ready or just started; killed at the end if it still runs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -89,7 +89,9 @@ class House:
     def grant(self, candidate, seconds=6.0):
         now_ms = int(self.clock.now * 1000)
         self.store.grant(
-            Lease(candidate, 100, 0, now_ms - 5000, now_ms + int(seconds * 1000), self.release.id), "chat", self.clock.now
+            Lease(candidate, 100, 0, now_ms - 5000, now_ms + int(seconds * 1000), self.release.id),
+            "chat",
+            self.clock.now,
         )
 
 

@@ -1,0 +1,110 @@
+"""The loop of one stage on an in-memory gateway and a hand-turned clock: a soak of minutes in milliseconds."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from history import GOOD, begun, deployed, promoted
+
+from configs.order import order
+from gateway.memory import MemoryGateway
+from rollout.errors import Conflict
+from rollout.nouns import Health, Outcome, Phase, Shift
+from rollout.policy import Policy
+from store.port import InstanceState, ServiceState, StoreSettings, open_store
+from tasks.incidents import Orphaned
+from tasks.ticket import Ticket
+from tasks.traffic import watch_stage
+
+
+class World:
+    """Traffic at 20 requests/s an arm; the candidate's latency is the test's choice."""
+
+    def __init__(self, slower=1.0):
+        self.now, self.slower, self.rng = 1000.0, slower, np.random.default_rng(0)
+        self.gateway, self.store = MemoryGateway(self.clock), open_store(StoreSettings("sqlite://"))
+        self.store.put_service(ServiceState("chat"))
+        promoted(self.store, deployed(self.store))
+        self.release = begun(self.store, now=self.now)
+        self.candidate = self.store.add_version(replace(self.store.versions()[0], number=0), self.release.id).number
+        for version in (1, self.candidate):
+            name = f"chat-v{version}-0"
+            self.store.put_instance(InstanceState(name, "chat", version, 0, "h", 1, Health.READY, version))
+        self.ticket = Ticket(self.release.id, "chat", 1, os.getppid())
+        self.ends, self.events = [], {}
+
+    def clock(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+        for _ in range(20):
+            self._answer(1, 1.0)
+            self._answer(self.candidate, self.slower)
+        if lease := self.store.leases().get("chat"):
+            self.ends.append(lease.until_ms)
+        if event := self.events.pop(len(self.ends), None):
+            event()
+
+    def _answer(self, version, factor):
+        ttft, tpot = 0.1 * factor * self.rng.lognormal(0, 0.3), 0.01 * factor * self.rng.lognormal(0, 0.3)
+        shown = replace(GOOD, at=self.now - 0.01, version=version, arm=version, ttft_s=ttft, total_s=ttft + 15 * tpot)
+        self.gateway.add(shown)
+
+    def watch(self, policy=None):
+        wanted = replace(order("chat"), policy=policy or Policy(steps=(500,), mirror=0))
+        step = Shift(500, 0)
+        args = (wanted, self.ticket, self.candidate, step, 0, self.store, self.gateway, self.clock, self.sleep)
+        return watch_stage(*args)
+
+
+def test_a_good_candidate_passes_and_its_lease_was_renewed_on_the_way():
+    """Each renewal follows a look; it reaches six seconds ahead of that look."""
+    world = World()
+    stretch = world.watch()
+    assert stretch.verdict.outcome is Outcome.PROMOTE
+    assert len(stretch.samples.candidate) >= 40 and stretch.seconds == world.now - 1000.0
+    assert world.ends == sorted(world.ends) and max(world.ends) <= (world.now + 6.0) * 1000
+
+
+def test_a_slow_candidate_is_turned_back():
+    """Half as slow again is beyond the bound, and the reason says it."""
+    stretch = World(slower=2.0).watch()
+    assert stretch.verdict.outcome is Outcome.ROLL_BACK and "TTFT" in stretch.verdict.reason
+
+
+def test_silence_ends_at_the_time_limit_and_never_with_promotion():
+    """No request at all: the stage ends undecided when its time is up."""
+    world = World()
+    world._answer = lambda version, factor: None
+    stretch = world.watch(Policy(steps=(500,), mirror=0, step_timeout_s=30.0))
+    assert stretch.verdict.outcome is Outcome.UNDECIDED and stretch.seconds >= 30.0
+
+
+def test_a_release_that_somebody_ended_stops_at_its_next_renewal():
+    """It holds no lease any more, whatever its own evidence says."""
+    world = World()
+    world.events[2] = lambda: world.store.finish_release(world.release.id, Phase.ROLLED_BACK, "by hand", 1.0, {})
+    with pytest.raises(Conflict, match="by hand"):
+        world.watch(Policy(steps=(500,), mirror=0, min_samples=5000))
+    assert world.store.leases() == {}
+
+
+def test_a_dead_candidate_ends_the_stage():
+    """Its death under traffic is a verdict."""
+    world = World()
+    dead = InstanceState(f"chat-v{world.candidate}-0", "chat", world.candidate, 0, "h", 1, Health.BACKOFF, 2)
+    world.events[2] = lambda: world.store.put_instance(dead)
+    stretch = world.watch(Policy(steps=(500,), mirror=0, min_samples=5000))
+    assert stretch.verdict.outcome is Outcome.ROLL_BACK and "died" in stretch.verdict.reason
+
+
+def test_a_run_that_nobody_can_cancel_ends_itself():
+    """The process that started it is not its parent any more."""
+    world = World()
+    world.ticket = replace(world.ticket, parent=1)
+    with pytest.raises(Orphaned):
+        world.watch(Policy(steps=(500,), mirror=0, min_samples=5000))
