@@ -69,7 +69,7 @@ def a_model(stack: Stack) -> str:
 
 
 def forget(stack: Stack, engine: str) -> None:
-    """Make the next build and fetch cold: no service, no engine of this quantisation, no fetched files."""
+    """Make the next build cold: no service, and no engine of this quantisation (of any service on this machine)."""
     _forget_last_time(stack)
     wanted = order(SERVICE, engine=engine)
     for manifest in Path(stack.engines().directory).glob("*/manifest.json"):
