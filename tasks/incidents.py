@@ -9,6 +9,7 @@ from rollout.nouns import Health, Outcome, Verdict
 from store.port import InstanceState
 
 Pids = dict[str, int | None]
+BACK_S = 1.5  # ready for so long, an instance has passed the gateway's own health check too
 
 
 class Orphaned(RoundhouseError):
@@ -20,7 +21,9 @@ def pids(instances: list[InstanceState]) -> Pids:
     return {i.id: i.pid for i in instances if i.health is Health.READY}
 
 
-def incident(before: Pids, instances: list[InstanceState], stable: int | None, candidate: int) -> Verdict | None:
+def incident(
+    before: Pids, instances: list[InstanceState], stable: int | None, candidate: int, now: float
+) -> Verdict | None:
     """A verdict when an instance died since ``before``; None when all is well, or stable is not back yet.
 
     While stable has no instance the candidate keeps serving; once stable is back, the comparison is void.
@@ -31,7 +34,8 @@ def incident(before: Pids, instances: list[InstanceState], stable: int | None, c
             why = instance.reason or "it was started anew"
             return Verdict(Outcome.ROLL_BACK, f"the candidate's instance {instance.id} died while it served: {why}")
     lost = [i for i in changed if i.version == stable]
-    if lost and any(i.version == stable and i.health is Health.READY for i in instances):
+    back = [i for i in instances if i.version == stable and i.health is Health.READY and now - i.since >= BACK_S]
+    if lost and back:
         names = ", ".join(i.id for i in lost)
         return Verdict(Outcome.ROLL_BACK, f"stable's instance {names} died during the stage: the comparison is void")
     return None

@@ -105,7 +105,7 @@ def watch_stage(
     before = pids(store.instances(ticket.service))
     while True:
         samples = window.read()
-        accident = incident(before, store.instances(ticket.service), ticket.stable, candidate)
+        accident = incident(before, store.instances(ticket.service), ticket.stable, candidate, clock())
         verdict = accident or judge(samples, policy, plan.share)
         looks.append(Look(clock(), plan.name, step.canary_permille, step.mirror_permille, numbers_of(verdict)))
         if not isinstance(decide(policy, stage, verdict, clock() - began), Hold):

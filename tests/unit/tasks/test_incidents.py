@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rollout.nouns import Health, Outcome
 from store.port import InstanceState
 from tasks.incidents import incident, pids
+
+NOW = 100.0
 
 
 def instance(version, pid=7, health=Health.READY):
@@ -14,18 +18,20 @@ def instance(version, pid=7, health=Health.READY):
 def test_no_incident_while_all_live():
     """The same processes, all ready."""
     both = [instance(1), instance(2)]
-    assert incident(pids(both), both, 1, 2) is None
+    assert incident(pids(both), both, 1, 2, NOW) is None
 
 
 def test_a_dead_candidate_rolls_back():
     """Dead, or already started anew: both are a candidate that died under traffic."""
     before = pids([instance(1), instance(2)])
     for now in (instance(2, health=Health.BACKOFF), instance(2, pid=8)):
-        assert incident(before, [instance(1), now], 1, 2).outcome is Outcome.ROLL_BACK
+        assert incident(before, [instance(1), now], 1, 2, NOW).outcome is Outcome.ROLL_BACK
 
 
 def test_a_dead_stable_is_waited_for_and_then_the_comparison_is_void():
     """While stable is away the candidate serves; once it is back all traffic goes there."""
     before = pids([instance(1), instance(2)])
-    assert incident(before, [instance(1, health=Health.STARTING), instance(2)], 1, 2) is None
-    assert incident(before, [instance(1, pid=9), instance(2)], 1, 2).outcome is Outcome.ROLL_BACK
+    assert incident(before, [instance(1, health=Health.STARTING), instance(2)], 1, 2, NOW) is None
+    just_back = replace(instance(1, pid=9), since=NOW - 0.5)  # the gateway has not checked it yet
+    assert incident(before, [just_back, instance(2)], 1, 2, NOW) is None
+    assert incident(before, [instance(1, pid=9), instance(2)], 1, 2, NOW).outcome is Outcome.ROLL_BACK
