@@ -44,7 +44,8 @@ def version_doc(service: str, backend: Backend, xds_folder: str) -> Doc:
         "load_balancing_policy": _least_request(),
         # Without it a removed instance keeps getting requests for as long as it answers its health check.
         "ignore_health_on_host_removal": True,
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        # Envoy keeps a passed or failed health check from its workers for up to 1 s, to merge it with others.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
         "health_checks": [_health_check()],
         "outlier_detection": _outlier_detection(),
         "circuit_breakers": _breakers(MAX_REQUESTS),
@@ -135,18 +136,24 @@ def _endpoint_doc(version: int, endpoint: Endpoint) -> Doc:
     }
 
 
-def bridge(old: Doc, new: Doc) -> tuple[Doc, int] | None:
-    """Where ``new`` adds endpoints and takes others out of service: all of them together, and how many were added.
+def bridge(old: Doc, new: Doc) -> Doc | None:
+    """Where ``new`` adds endpoints and takes others out of service: all of them together.
 
     An added endpoint gets no request before its first health check, so the others must not go before that.
     """
     held, wanted = _by_address(old), _by_address(new)
-    added = wanted.keys() - held.keys()
+    added = sorted(wanted.keys() - held.keys())
     leaving = [a for a, e in held.items() if a not in wanted or wanted[a]["health_status"] != e["health_status"]]
     if not added or not leaving:
         return None
-    endpoints = [*held.values(), *(wanted[address] for address in sorted(added))]
-    return {**new, "endpoints": [{"lb_endpoints": endpoints}]}, len(added)
+    endpoints = [*held.values(), *(wanted[address] for address in added)]
+    return {**new, "endpoints": [{"lb_endpoints": endpoints}]}
+
+
+def additions(old: Doc, new: Doc) -> int:
+    """How many endpoints in service ``new`` has that ``old`` has not."""
+    held = _by_address(old)
+    return sum(a not in held and e["health_status"] == "HEALTHY" for a, e in _by_address(new).items())
 
 
 def _by_address(assignment: Doc) -> dict[str, Doc]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway import files
 from gateway.admin import Admin, Stats
-from gateway.clusters import bridge, eds_file
+from gateway.clusters import additions, bridge, eds_file
 from gateway.names import LISTENER, MIRROR_LISTENER
 from gateway.port import GatewayRefused
 from gateway.render import CDS, RDS, RDS_MIRROR, Layout
@@ -44,8 +44,10 @@ class Push:
         held, wanted = _by_name(self._on_disk(CDS)), _by_name(rendered[CDS])
         endpoints = {name: doc for name, doc in rendered.items() if name.startswith("eds-")}
         fresh = endpoints.keys() - {eds_file(name) for name in held}
-        self._bridge({name: doc for name, doc in endpoints.items() if name not in fresh})
-        self._confirm(self._write(endpoints) - fresh)
+        kept = {name: doc for name, doc in endpoints.items() if name not in fresh}
+        self._bridge(kept)
+        self._put_endpoints(kept)
+        self._write({name: endpoints[name] for name in fresh})
         if self._write({CDS: _clusters(rendered[CDS], {**held, **wanted})}):
             self._confirm({CDS} | fresh)
         for name in (RDS_MIRROR, RDS):
@@ -63,19 +65,18 @@ class Push:
             self._settle(name)
 
     def _bridge(self, endpoints: dict[str, Doc]) -> None:
-        """Add endpoints before others leave, and give them the time of a health check."""
-        bridges = {}
-        for name, doc in endpoints.items():
-            (old,) = self._on_disk(name).get("resources") or [{}]
-            if found := bridge(old, doc["resources"][0]):
-                bridges[name] = ({**doc, "resources": [found[0]]}, found[1])
-        if not bridges:
-            return
-        healthy = {f"{_subscription(name)}.membership_healthy": added for name, (_, added) in bridges.items()}
-        before = self._admin.stats(list(healthy))
-        self._confirm(self._write({name: doc for name, (doc, _) in bridges.items()}))
+        """Add endpoints before others leave."""
+        bridges = {name: bridge(self._held(name), doc["resources"][0]) for name, doc in endpoints.items()}
+        self._put_endpoints({n: {**endpoints[n], "resources": [found]} for n, found in bridges.items() if found})
+
+    def _put_endpoints(self, docs: dict[str, Doc]) -> None:
+        """Write endpoints, and give the added ones the time of a health check: before it no route leads to them."""
+        counts = {name: additions(self._held(name), doc["resources"][0]) for name, doc in docs.items()}
+        healthy = {f"{_subscription(name)}.membership_healthy": n for name, n in counts.items() if n}
+        before = self._admin.stats(list(healthy)) if healthy else {}
+        self._confirm(self._write(docs))
         deadline = time.monotonic() + _HEALTH_WAIT_S
-        while time.monotonic() < deadline:
+        while healthy and time.monotonic() < deadline:
             now = self._admin.stats(list(healthy))
             if all(now.get(stat, 0) >= before.get(stat, 0) + added for stat, added in healthy.items()):
                 return
@@ -141,6 +142,10 @@ class Push:
                 return _LOG_PREFIX.sub("", lines[-1])
             time.sleep(0.02)
         return f"{', '.join(refused)} rejected, without a reason in Envoy's log"
+
+    def _held(self, name: str) -> Doc:
+        """A cluster's endpoints as they lie on the disk."""
+        return next(iter(self._on_disk(name).get("resources") or [{}]))
 
     def _on_disk(self, name: str) -> Doc:
         return files.parsed(files.read(self._layout.xds / name)) or {}

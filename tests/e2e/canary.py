@@ -17,7 +17,6 @@ from gateway.port import Cursor, Record, open_gateway
 from platforms.on_process import Supervisor
 from rollout.nouns import Health
 from store.port import InstanceState, Release
-from store.steer import ACTIVE
 
 SERVICE = "chat"
 BACK_S = 10.0  # what we promise: so long after any one death all traffic is on stable
@@ -68,7 +67,7 @@ class Canary:
     def ended(self) -> Release | None:
         """The release, once it has ended."""
         release = self.house.store.release(self.release.id)
-        return release if release.phase not in ACTIVE else None
+        return release if not release.phase.active else None
 
 
 def with_children(*pids: int) -> list[psutil.Process]:
