@@ -7,6 +7,12 @@ READY := $(VENV)/.ready
 QUIET := export TMPDIR=$(STATE)/tmp PIP_DISABLE_PIP_VERSION_CHECK=1 DO_NOT_TRACK=true DVC_NO_ANALYTICS=1 \
   DVC_SITE_CACHE_DIR=$(STATE)/cache/dvc MPLCONFIGDIR=$(STATE)/cache/matplotlib PYTHONDONTWRITEBYTECODE=1; mkdir -p $(STATE)/tmp;
 
+# Tests work in a folder of their own outside any repository, with short paths (unix sockets), and take it away again.
+define tests
+$(QUIET) t=$$(mktemp -d /tmp/rh.XXXXXX); trap 'rm -rf "$$t"' EXIT; mkdir "$$t/tmp"; export TMPDIR="$$t/tmp"; \
+  $(BIN)/python -m pytest --basetemp="$$t/t"
+endef
+
 .PHONY: help demo test test-unit test-integration lint bench lock setup clean
 
 help: ## what can be made
@@ -16,13 +22,14 @@ demo: setup ## a model from the registry to live traffic, a better one after it,
 	@$(BIN)/roundhouse demo
 
 test: setup ## all tests: lint, contracts, units, real servers (under 20 minutes on 2 cores)
-	@$(QUIET) $(BIN)/ruff check . && $(BIN)/lint-imports --no-cache >/dev/null && $(BIN)/python -m pytest --basetemp=$(STATE)/t
+	@$(BIN)/ruff check -q . && $(BIN)/lint-imports --no-cache >/dev/null
+	@$(tests)
 
 test-unit: setup ## the tests that need no server (under a minute)
-	@$(QUIET) $(BIN)/python -m pytest tests/unit tests/contract -m "not integration" --basetemp=$(STATE)/u
+	@$(tests) tests/unit tests/contract -m "not integration"
 
 test-integration: setup ## the tests with real servers only
-	@$(QUIET) $(BIN)/python -m pytest tests/integration tests/e2e --basetemp=$(STATE)/t
+	@$(tests) tests/integration tests/e2e
 
 lint: setup ## style and import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache

@@ -75,7 +75,6 @@ class Readiness:
 
     path: str = "/health"
     load_s: float = 120.0
-    timeout_s: float = 2.0
 
 
 class EngineKind(Protocol):

@@ -89,6 +89,8 @@ def test_start_twice_changes_nothing(platform: Platform, free_port: int) -> None
 def test_stop_ends_it_and_is_repeatable(platform: Platform, free_port: int) -> None:
     """A stopped instance exits, stays listed, and may be stopped again."""
     platform.start(server(free_port))
+    if isinstance(platform, SupervisorPlatform):  # a signal between supervisord's fork and its exec would be lost
+        until(lambda: not is_free(free_port))
     platform.stop("chat-v1-0")
     until(lambda: state(platform) is ProcessState.EXITED)
     platform.stop("chat-v1-0")
