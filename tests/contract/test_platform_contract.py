@@ -16,6 +16,7 @@ import pytest
 from platforms.memory import MemoryPlatform
 from platforms.on_process import SupervisorPlatform
 from platforms.port import InstanceSpec, Platform, ProcessState, SupervisorSettings
+from platforms.ports import is_free
 from platforms.supervisor_conf import Daemon, render_daemon
 from rollout.errors import Conflict, Refused
 
