@@ -158,6 +158,5 @@ def test_bad_name_is_refused(platform: Platform, free_port: int, name: str) -> N
 
 def listens(port: int) -> bool:
     """Whether somebody took the port."""
-    from platforms.ports import is_free
 
     return not is_free(port)
