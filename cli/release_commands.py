@@ -11,6 +11,7 @@ import typer
 from cli.follow import follow_release, follow_run
 from cli.prefect_api import PrefectApi
 from cli.screen import out, progress, say, show_json, show_table
+from configs.files import load_service
 from configs.order import Order, crown, order
 from configs.stack import load_stack
 from engines.port import open_engine
@@ -132,9 +133,10 @@ def redeploy(service: Service, as_json: Json = False) -> None:
 
     Example: `roundhouse redeploy chat`
     """
-    wanted = checked_order(service)
-    run = PrefectApi(wanted.stack).start("redeploy", {"service": service})
-    done = follow_run(wanted.stack, run.id, as_json)
+    load_service(service)  # refused here before any run is started
+    stack = load_stack()
+    run = PrefectApi(stack).start("redeploy", {"service": service})
+    done = follow_run(stack, run.id, as_json)
     if as_json:
         show_json(asdict(done))
     raise typer.Exit(0 if done.state == "COMPLETED" else 1)
