@@ -34,10 +34,63 @@ class Backend:
 
 @dataclass(frozen=True)
 class Token:
-    """A key that opens a service. ``secret`` never appears in a repr, a log or a record."""
+    """A key that opens one door (a service or a group). ``secret`` never appears in a repr, a log or a record."""
 
     client: str
     secret: str = field(repr=False)
+    may_pin: bool = False  # may name a version in the header ``x-roundhouse-version``
+    until: float | None = None  # epoch seconds; from then on it opens nothing (the old one of a rotation)
+
+
+@dataclass(frozen=True)
+class Sticky:
+    """What identifies a session, so that it stays on one version: a header, a cookie of the client's, or its token."""
+
+    by: Literal["header", "cookie", "token"]
+    name: str = ""  # of the header or cookie
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on load. Rates are requests per second, None for no bound; beyond them 429, beyond ``in_flight`` 450."""
+
+    requests_per_s: float | None = None  # of the whole service, in each gateway process
+    token_requests_per_s: float | None = None  # of each token
+    in_flight: int = 4096  # requests open at once per version
+    mirror_in_flight: int = 16  # copies open at once; more are dropped, the live request never waits
+
+
+@dataclass(frozen=True)
+class Jwt:
+    """JSON web tokens instead of our own keys: who signs them, for whom, and the key set as JSON text (RFC 7517)."""
+
+    issuer: str
+    audiences: tuple[str, ...]
+    jwks: str
+
+
+@dataclass(frozen=True)
+class CallRecords:
+    """Bodies of requests and answers, kept for audit."""
+
+    percent: float = 100.0
+    max_body_bytes: int = 65536  # of each body; what is longer is cut and marked
+    redact: tuple[str, ...] = ()  # JSON field names whose values are never written, and ``/regular expressions/``
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """How a service is called, balanced, bounded and recorded."""
+
+    balance: Literal["least_request", "round_robin", "random", "session", "prompt"] = "least_request"
+    sticky: Sticky | None = None
+    limits: Limits = Limits()
+    usage: Literal["engine", "parsed", "none"] = "parsed"  # who counts tokens: a header of the engine's, or the proxy
+    slow_start_s: float = 0.0  # a new instance gets its full share after so long
+    websocket: bool = False
+    grpc: bool = False
+    jwt: Jwt | None = None
+    call_records: CallRecords | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +104,25 @@ class ServiceRoute:
     lease: Lease | None = None
     response_timeout_s: float = 5.0  # to the first byte, and between bytes
     body_limit_bytes: int = 1 << 20
+    traffic: Traffic = Traffic()
+
+
+@dataclass(frozen=True)
+class Member:
+    """A service in a group. ``weight`` is relative (0..1000); None: it takes its own direct calls only."""
+
+    service: str
+    weight: int | None
+
+
+@dataclass(frozen=True)
+class GroupRoute:
+    """Several services behind one endpoint with tokens of its own. Each member's own lease holds for its part."""
+
+    name: str
+    tokens: tuple[Token, ...]
+    members: tuple[Member, ...]
+    sticky: Sticky | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +130,7 @@ class GatewayState:
     """The whole desired state, one value: applied or refused as a whole."""
 
     services: tuple[ServiceRoute, ...] = ()
+    groups: tuple[GroupRoute, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,24 +149,43 @@ class Record:
     at: float
     request_id: str
     kind: Literal["live", "mirror"]
-    service: str
+    door: str  # the service or group that was called
+    service: str  # who was to answer: the door itself, or the member of a group that the split chose
+    route: str  # "stable", "leased", "pinned", "group", "closed"
+    arm: int | None  # the version that the split chose; ``version`` is another one after a failover
     version: int | None
     instance: str | None
     client: str | None
-    method: str
-    path: str
     status: int
     flags: str
-    details: str
+    attempts: int  # more than 1 after retries; 0 where no instance was asked
     ttft_s: float | None
     total_s: float | None
     bytes_in: int
     bytes_out: int
     tokens_in: int | None
     tokens_out: int | None
-    arm: int | None = None  # the version that the split chose; ``version`` is another one after a failover
-    attempts: int = 1  # more than 1 after retries; 0 where no instance was asked
     streamed: bool = True  # the answer was an event stream
+    canary_permille: int = 0  # the candidate's share when this request was routed
+    mirror_permille: int = 0  # of this request's chance of being copied
+    grpc_status: int | None = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """More of a request that went wrong (status 400 and above, or cut), for people."""
+
+    at: float
+    request_id: str
+    kind: Literal["live", "mirror"]
+    door: str
+    client: str | None
+    method: str
+    path: str
+    status: int
+    flags: str
+    details: str  # Envoy's response code details
+    agent: str  # the client's user agent
 
 
 @dataclass(frozen=True)
@@ -134,6 +226,23 @@ class Gateway(Protocol):
 
 
 @dataclass(frozen=True)
+class Tls:
+    """Certificate chain and key as PEM files; a change of theirs is taken over without a restart."""
+
+    certificate: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """Where spans go: an OpenTelemetry collector (OTLP over HTTP), and the share of requests that begin a trace."""
+
+    host: str
+    port: int = 4318
+    percent: float = 1.0
+
+
+@dataclass(frozen=True)
 class EnvoySettings:
     """Where Envoy's files live and where it listens. The admin interface is a unix socket in ``directory``/run."""
 
@@ -141,6 +250,9 @@ class EnvoySettings:
     host: str = "127.0.0.1"
     port: int = 8800
     confirm_timeout_s: float = 5.0
+    tls: Tls | None = None
+    tracing: Tracing | None = None
+    usage_module: str | None = None  # folder of a compiled libusage.so, which counts tokens faster than Envoy's filters
     kind: Literal["envoy"] = "envoy"
 
 

@@ -108,10 +108,21 @@ class Version:
 
 
 @dataclass(frozen=True)
+class Mirror:
+    """Copies of a service's live requests for one more target: a version of it, or the stable one of another."""
+
+    service: str
+    version: int | None  # None: that service's stable version
+    permille: int
+
+
+@dataclass(frozen=True)
 class Lease:
     """A candidate's share of live traffic and of mirrored copies, with an end that Envoy itself enforces.
 
-    After ``until_ms`` all traffic is on stable although no process of ours need be alive.
+    After ``until_ms`` all traffic is on stable although no process of ours need be alive. While it lasts, a token that
+    may pin reaches the candidate by name. ``baseline`` is a version like stable, of the candidate's size and age, that
+    gets the same share as the candidate.
     """
 
     candidate: int
@@ -120,6 +131,8 @@ class Lease:
     from_ms: int
     until_ms: int
     release: str  # who holds it
+    baseline: int | None = None
+    mirrors: tuple[Mirror, ...] = ()
 
 
 @dataclass(frozen=True)
