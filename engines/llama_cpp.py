@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from engines import artifacts
 from engines.checks import check_context, check_disk, check_memory, check_port, check_spec, check_threads
 from engines.gguf_file import read_gguf
 from engines.hardware import read_hardware
-from engines.port import BuildPlan, EngineSpec, LocalSettings, Progress, Readiness, ServeCommand
+from engines.port import OTLP_ENDPOINT, BuildPlan, EngineSpec, LocalSettings, Progress, Readiness, ServeCommand, Usage
 from engines.quantize import QUANTIZATIONS
 from engines.sources import Facts, open_source
 from rollout.errors import Corrupt, Refused
@@ -141,7 +142,8 @@ class LlamaCpp:
         }
 
     def serve_command(self, engine: Engine, spec: EngineSpec, host: str, port: int) -> ServeCommand:
-        """How to start one instance. Raises Refused for a port that it may not have."""
+        """How to start one instance. Raises Refused for a port that it may not have. A collector of traces that this
+        process knows is the instance's too."""
         check_port(port)
         check_spec(spec, QUANTIZATIONS)
         faults = spec.faults
@@ -162,9 +164,9 @@ class LlamaCpp:
         }
         chosen = {name: value for name, value in options.items() if not (name.startswith("fault-") and value == 0)}
         pairs = [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
-        return ServeCommand(
-            (sys.executable, "-m", "engines.llama_server", *pairs), {"PYTHONUNBUFFERED": "1"}, spec.drain_s + 5.0
-        )
+        traces = {OTLP_ENDPOINT: os.environ[OTLP_ENDPOINT]} if os.environ.get(OTLP_ENDPOINT) else {}
+        environment = {"PYTHONUNBUFFERED": "1", **traces}
+        return ServeCommand((sys.executable, "-m", "engines.llama_server", *pairs), environment, spec.drain_s + 5.0)
 
     def readiness(self, spec: EngineSpec) -> Readiness:
         """503 while loading and draining, 200 between."""
@@ -173,6 +175,10 @@ class LlamaCpp:
     def metrics(self) -> dict[str, str]:
         """Our name -> the name at /metrics."""
         return dict(METRICS)
+
+    def usage(self) -> Usage:
+        """``llama_front`` tells them."""
+        return "engine"
 
 
 def check_files(model: ModelVersion) -> None:

@@ -8,11 +8,17 @@ stream's work at once; unstreamed work ends when llama.cpp looks, which it does 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, TCPConnector, web
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, HttpVersion11, TCPConnector, web
 
+from engines import usage
 from engines.faults import Cut, FaultyPath
+
+if TYPE_CHECKING:
+    from engines.traces import Spans
 
 _MAX_BODY = 32 * 1024 * 1024
 _HOP = frozenset(
@@ -35,9 +41,9 @@ _HOP = frozenset(
 class Front:
     """One engine process as its clients see it."""
 
-    def __init__(self, slots: int, max_queue: int, faults: FaultyPath) -> None:
+    def __init__(self, slots: int, max_queue: int, faults: FaultyPath, spans: Spans | None = None) -> None:
         self._slots, self._room, self._faults = slots, slots + max_queue, faults
-        self._gate = asyncio.Semaphore(slots)
+        self._gate, self._spans = asyncio.Semaphore(slots), spans
         self._base = ""
         self._session: ClientSession | None = None
         self.state = "loading"
@@ -53,7 +59,8 @@ class Front:
 
     def application(self) -> web.Application:
         """The routes."""
-        app = web.Application(client_max_size=_MAX_BODY)
+        around = [self._spans.around] if self._spans else []
+        app = web.Application(client_max_size=_MAX_BODY, middlewares=around)
         app.router.add_get("/health", self._health)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_route("*", "/{path:.*}", self._any)
@@ -95,15 +102,18 @@ class Front:
 
     async def _any(self, request: web.Request) -> web.StreamResponse:
         if self.state != "ok":
-            return self._refuse(f"the engine is {self.state}")
+            return self._refuse(failure(503, "unavailable_error", f"the engine is {self.state}"))
         if request.method != "POST":
             return await self._forward(request)
         if self.open_requests >= self._room:
-            return self._refuse(f"{self.waiting} requests are waiting, the bound is {self._room - self._slots}")
+            full = f"{self.waiting} requests are waiting, the bound is {self._room - self._slots}"
+            return self._refuse(failure(450, "queue_full", full, limit="queue"))
         self.open_requests += 1
         self.idle.clear()
+        arrived = time.monotonic()
         try:
             async with self._gate:
+                request["queue_wait_s"] = time.monotonic() - arrived
                 return await self._at_work(request)
         finally:
             self.open_requests -= 1
@@ -116,9 +126,8 @@ class Front:
             return failure(500, "server_error", "a deliberate fault of this engine process")
         return await self._forward(request)
 
-    def _refuse(self, why: str) -> web.Response:
+    def _refuse(self, answer: web.Response) -> web.Response:
         self.refused += 1
-        answer = failure(503, "unavailable_error", why)
         answer.headers["Retry-After"] = "1"
         if self.state == "draining":
             answer.force_close()
@@ -133,29 +142,53 @@ class Front:
             async with self._session.request(
                 request.method, f"{self._base}{request.raw_path}", data=body, headers=headers, allow_redirects=False
             ) as upstream:
+                headers = end_to_end(upstream.headers)
                 if upstream.content_length is not None:
-                    return web.Response(
-                        status=upstream.status, headers=end_to_end(upstream.headers), body=await upstream.read()
-                    )
-                response = web.StreamResponse(status=upstream.status, headers=end_to_end(upstream.headers))
-                await response.prepare(request)
-                await self._copy(upstream, response)
-            await response.write_eof()
+                    return _whole(request, upstream.status, headers, await upstream.read())
+                response = web.StreamResponse(status=upstream.status, headers=headers)
+                await self._stream(request, upstream, response)
             return response
         except (ClientError, ConnectionError, Cut) as broken:
+            request["broken"] = type(broken).__name__
             if response is None:
                 return failure(502, "server_error", f"the engine broke the connection ({type(broken).__name__})")
             if request.transport:  # the only honest end of a stream that cannot be finished
                 request.transport.close()
             return response
 
-    async def _copy(self, upstream: ClientResponse, response: web.StreamResponse) -> None:
-        chunks = upstream.content.iter_any()
+    async def _stream(self, request: web.Request, upstream: ClientResponse, response: web.StreamResponse) -> None:
+        """Pass the answer on as it comes; the counts follow it as a trailer where it goes out in chunks."""
+        if upstream.content_type == "text/event-stream" and request.version >= HttpVersion11:
+            response.headers["Trailer"] = usage.HEADER
+        writer = await response.prepare(request)
+        counts = usage.tokens_told(await self._copy(upstream, response))
+        last = b""
+        if counts:
+            request["usage"] = counts
+            if writer.chunked:
+                writer.chunked = False  # aiohttp has no trailers, but now sends the last bytes as they are
+                last = f"0\r\n{usage.HEADER}: {usage.as_value(counts)}\r\n\r\n".encode()
+        await response.write_eof(last)
+
+    async def _copy(self, upstream: ClientResponse, response: web.StreamResponse) -> bytes:
+        """The last bytes of what was passed on."""
+        chunks, end = upstream.content.iter_any(), b""
         is_stream = upstream.content_type == "text/event-stream"
         if is_stream and self._faults.touches_streams:
             chunks = self._faults.stream(chunks)
         async for chunk in chunks:
             await response.write(chunk)
+            end = (end + chunk)[-usage.KEPT :]
+        return end
+
+
+def _whole(request: web.Request, status: int, headers: dict[str, str], body: bytes) -> web.Response:
+    """An answer that is not streamed, with its counts in a header."""
+    counts = usage.tokens_told(body[-usage.KEPT :])
+    if counts:
+        request["usage"] = counts
+        headers = {**headers, usage.HEADER: usage.as_value(counts)}
+    return web.Response(status=status, headers=headers, body=body)
 
 
 def end_to_end(headers: Mapping[str, str]) -> dict[str, str]:
@@ -163,6 +196,6 @@ def end_to_end(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name.lower() not in _HOP}
 
 
-def failure(status: int, kind: str, message: str) -> web.Response:
+def failure(status: int, kind: str, message: str, **more: str) -> web.Response:
     """An error in the OpenAI API's form."""
-    return web.json_response({"error": {"message": message, "type": kind, "code": status}}, status=status)
+    return web.json_response({"error": {"message": message, "type": kind, "code": status, **more}}, status=status)

@@ -2,7 +2,8 @@
 
 It listens at once and answers /health with 503 until the model is loaded. SIGTERM or SIGINT: health turns 503, new
 requests get 503, open ones are finished for up to ``--drain-s`` seconds, then it exits with 0. Exits with 1 when
-llama.cpp dies, 2 when it is called wrongly. The model is in a child process because loading holds the interpreter lock.
+llama.cpp dies, 2 when it is called wrongly. A full queue answers 450, as Alibaba's EAS does. The model is in a child
+process because loading holds the interpreter lock.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from engines.faults import FaultyPath, describe
 from engines.llama_front import Front
-from engines.port import Faults
+from engines.port import OTLP_ENDPOINT, Faults
+
+if TYPE_CHECKING:
+    from engines.traces import Spans
 
 
 def arguments_of(words: list[str]) -> argparse.Namespace:
@@ -33,7 +38,7 @@ def arguments_of(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--slots", type=int, default=2, help="requests at work at once")
     parser.add_argument("--context", type=int, default=1024, help="tokens per slot")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--max-queue", type=int, default=64, help="requests that may wait; more get 503")
+    parser.add_argument("--max-queue", type=int, default=64, help="requests that may wait; more get 450")
     parser.add_argument("--drain-s", type=float, default=30.0, help="seconds that open requests get after SIGTERM")
     for name in vars(Faults()):
         parser.add_argument(f"--fault-{name.replace('_', '-')}", type=float, default=0.0, help="deliberate defect")
@@ -69,10 +74,24 @@ async def listen(front: Front, host: str, port: int) -> web.AppRunner:
     return runner
 
 
+def open_spans(served_name: str) -> Spans | None:
+    """Traces, where a collector is named. What is wrong with them never keeps an engine from serving."""
+    if not os.environ.get(OTLP_ENDPOINT):
+        return None
+    try:
+        from engines.traces import Spans
+
+        return Spans(served_name)
+    except (ImportError, OSError, ValueError) as bad:
+        log(f"WARNING: no traces: {bad}")
+        return None
+
+
 async def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal or the child's death. The exit status."""
     faults = Faults(**{name: getattr(arguments, f"fault_{name}") for name in vars(Faults())})
-    front = Front(arguments.slots, arguments.max_queue, FaultyPath(faults, random.Random()))
+    spans = open_spans(arguments.name)
+    front = Front(arguments.slots, arguments.max_queue, FaultyPath(faults, random.Random()), spans)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -88,6 +107,8 @@ async def run(arguments: argparse.Namespace) -> int:
     status = await supervise(front, child, stop, arguments.drain_s)
     await runner.cleanup()
     await end(child)
+    if spans:
+        await spans.close()
     log(f"ended with {status}")
     return status
 

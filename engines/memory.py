@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import replace
 
 from engines.checks import check_port, check_spec
-from engines.port import BuildPlan, EngineSpec, Progress, Readiness, ServeCommand
+from engines.port import BuildPlan, EngineSpec, Progress, Readiness, ServeCommand, Usage
 from rollout.nouns import Engine, ModelVersion
 
 QUANTIZATIONS = ("F16", "Q8_0", "Q4_0")
@@ -70,3 +70,7 @@ class MemoryEngine:
     def metrics(self) -> dict[str, str]:
         """Our name -> itself."""
         return {name: name for name in ("requests_running", "requests_waiting", "tokens_in_total", "tokens_out_total")}
+
+    def usage(self) -> Usage:
+        """As the real one's."""
+        return "engine"

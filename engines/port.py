@@ -14,6 +14,8 @@ from rollout.errors import Refused
 from rollout.nouns import Engine, ModelVersion
 
 Progress = Callable[[str, float], None]  # (what is being done, share done 0..1)
+Usage = Literal["engine", "parsed"]  # token counts: the engine tells them in ``x-usage``, or they are read off answers
+OTLP_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"  # set for an engine, it sends spans there (OpenTelemetry specification)
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class EngineSpec:
     slots: int = 2  # requests at work at once in one instance
     context: int = 1024  # tokens per slot
     threads: int = 1
-    max_queue: int = 64  # requests that may wait in one instance; more are refused with 503
+    max_queue: int = 64  # requests that may wait in one instance; more are refused with 450
     drain_s: float = 30.0  # how long open streams may go on after SIGTERM
     faults: Faults = Faults()
 
@@ -97,6 +99,10 @@ class EngineKind(Protocol):
 
     def metrics(self) -> dict[str, str]:
         """Our metric name -> the engine's own name at /metrics."""
+
+    def usage(self) -> Usage:
+        """Who counts an answer's tokens. "engine": it sends ``x-usage: <in>,<out>``, as a header of a whole answer and
+        as a trailer of a stream."""
 
 
 @dataclass(frozen=True)

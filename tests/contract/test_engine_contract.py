@@ -92,6 +92,11 @@ def test_readiness_and_metrics_are_told(engine: EngineKind) -> None:
     assert {"requests_running", "requests_waiting", "tokens_in_total", "tokens_out_total"} <= engine.metrics().keys()
 
 
+def test_it_says_who_counts_tokens(engine: EngineKind) -> None:
+    """Engines of ours tell them in a header or trailer, so a gateway need not read answers."""
+    assert engine.usage() == "engine"
+
+
 def test_an_unknown_kind_fails_loudly(tmp_path: Path) -> None:
     """It never falls back to another engine."""
     with pytest.raises(Refused, match="no such engine"):

@@ -11,30 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 from running_engine import CLIENT, RunningEngine, body, events, running_engine
-from tiny_models import write_tiny
 
 from engines.llama_cpp import LlamaCpp
-from engines.local_model import read_local_model
-from engines.port import EngineSpec, Faults, LocalSettings
+from engines.port import EngineSpec, Faults
 from rollout.nouns import Engine
 
 SPEC = EngineSpec(quantization="Q4_0", slots=1, context=512)
-
-
-@pytest.fixture(scope="module")
-def kind(tmp_path_factory: pytest.TempPathFactory) -> LlamaCpp:
-    return LlamaCpp(LocalSettings(str(tmp_path_factory.mktemp("engines"))))
-
-
-@pytest.fixture(scope="module")
-def sample(kind: LlamaCpp, sample_gguf: Path) -> Engine:
-    return kind.build(kind.plan(read_local_model(sample_gguf, "smollm"), SPEC), lambda what, share: None)
-
-
-@pytest.fixture(scope="module")
-def tiny(kind: LlamaCpp, tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    model = write_tiny(tmp_path_factory.mktemp("tiny") / "hf").version
-    return kind.build(kind.plan(model, SPEC), lambda what, share: None)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +84,7 @@ def test_metrics_are_llama_cpps_and_the_queues(server: RunningEngine, kind: Llam
 
 
 def test_a_request_beyond_the_queue_is_refused_and_a_gone_client_frees_its_slot(server: RunningEngine) -> None:
-    """One at work, one waiting, the third gets 503; when both clients leave, their work ends.
+    """One at work, one waiting, the third gets 450 and when to come again; when both clients leave, their work ends.
 
     The waiting one leaves first: it never reached llama.cpp.
     """
@@ -114,7 +96,10 @@ def test_a_request_beyond_the_queue_is_refused_and_a_gone_client_frees_its_slot(
         waiting.start()
         while server.metric("roundhouse_requests_waiting") < 1 and waiting.is_alive():
             time.sleep(0.01)
-        assert "1 requests are waiting, the bound is 1" in _refused(server.complete())
+        full = server.complete()
+        assert (full.status_code, full.headers["retry-after"]) == (450, "1")
+        why = {"message": "1 requests are waiting, the bound is 1", "type": "queue_full", "code": 450, "limit": "queue"}
+        assert full.json() == {"error": why}
         waiting.join()
         assert server.metric("roundhouse_requests_waiting") == 0
     end = time.monotonic() + 20
