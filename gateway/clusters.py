@@ -9,31 +9,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.names import METADATA, MIRROR_LISTENER, arm_cluster, mirror_cluster, version_cluster
-from gateway.port import Backend, Endpoint, GatewayState, ServiceRoute
+from gateway.names import METADATA, MIRROR_LISTENER, arm_cluster, host_name, mirror_cluster, version_cluster
+from gateway.port import Backend, Endpoint, EnvoySettings, GatewayState, ServiceRoute, Tracing, Traffic
 
 Doc = dict[str, Any]
 T = "type.googleapis.com/"
-MIRROR_IN_FLIGHT = 16  #: copies open at once per service; more are dropped, the live request never waits
-MAX_REQUESTS = 4096
+TRACES = "traces"  #: the cluster of the OpenTelemetry collector
+MOST_CONNECTIONS = 100_000  #: engines bound themselves by requests; connections are not what runs out
+_HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 #: Only attempts that never reached an engine are retried, so the budget may cover all requests that wait for an
 #: instance to come back, and 20 % of the open ones beyond.
 RETRY_BUDGET = {"budget_percent": {"value": 20}, "min_retry_concurrency": 256}
 
 
-def cluster_docs(state: GatewayState, xds_folder: str) -> list[Doc]:
+def cluster_docs(state: GatewayState, settings: EnvoySettings, xds_folder: str) -> list[Doc]:
     """All clusters of ``state``; EDS clusters read ``xds_folder``/eds-<name>.json."""
-    docs: list[Doc] = []
+    docs: list[Doc] = [collector_doc(settings.tracing)] if settings.tracing else []
     for service in state.services:
-        docs += [version_doc(service.name, backend, xds_folder) for backend in service.backends]
+        docs += [version_doc(service, backend, xds_folder) for backend in service.backends]
         docs += arm_docs(service)
-        docs.append(mirror_doc(service.name))
+        docs.append(mirror_doc(service.name, service.traffic.limits.mirror_in_flight))
     return docs
 
 
-def version_doc(service: str, backend: Backend, xds_folder: str) -> Doc:
-    """One version's cluster: least request, health checked twice a second, ejecting what fails."""
-    name = version_cluster(service, backend.version)
+def version_doc(service: ServiceRoute, backend: Backend, xds_folder: str) -> Doc:
+    """One version's cluster: balanced as its service asks, health checked twice a second, ejecting what fails."""
+    name = version_cluster(service.name, backend.version)
     return {
         "@type": T + "envoy.config.cluster.v3.Cluster",
         "name": name,
@@ -41,14 +42,15 @@ def version_doc(service: str, backend: Backend, xds_folder: str) -> Doc:
         "connect_timeout": "1s",
         "eds_cluster_config": {"eds_config": path_source(f"{xds_folder}/{eds_file(name)}")},
         "per_connection_buffer_limit_bytes": 65536,
-        "load_balancing_policy": _least_request(),
+        "load_balancing_policy": balancing(service.traffic),
         # Without it a removed instance keeps getting requests for as long as it answers its health check.
         "ignore_health_on_host_removal": True,
         # Envoy keeps a passed or failed health check from its workers for up to 1 s, to merge it with others.
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
-        "health_checks": [_health_check()],
+        "health_checks": [_health_check(service.traffic.grpc)],
         "outlier_detection": _outlier_detection(),
-        "circuit_breakers": _breakers(MAX_REQUESTS),
+        "circuit_breakers": _breakers(service.traffic.limits.in_flight),
+        "typed_extension_protocol_options": {_HTTP: _protocol(service.traffic.grpc)},
     }
 
 
@@ -58,14 +60,14 @@ def arm_docs(service: ServiceRoute) -> list[Doc]:
         return []
     others = [b.version for b in service.backends if b.version != service.stable]
     pairs = [pair for v in others for pair in ((v, service.stable), (service.stable, v))]
-    return [_arm_doc(service.name, first, second) for first, second in pairs]
+    return [_arm_doc(service, first, second) for first, second in pairs]
 
 
-def _arm_doc(service: str, first: int, second: int) -> Doc:
-    members = [version_cluster(service, first), version_cluster(service, second)]
+def _arm_doc(service: ServiceRoute, first: int, second: int) -> Doc:
+    members = [version_cluster(service.name, first), version_cluster(service.name, second)]
     return {
         "@type": T + "envoy.config.cluster.v3.Cluster",
-        "name": arm_cluster(service, first, second),
+        "name": arm_cluster(service.name, first, second),
         "connect_timeout": "1s",
         "lb_policy": "CLUSTER_PROVIDED",
         "cluster_type": {
@@ -76,11 +78,11 @@ def _arm_doc(service: str, first: int, second: int) -> Doc:
             },
         },
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
-        "circuit_breakers": _breakers(MAX_REQUESTS),
+        "circuit_breakers": _breakers(service.traffic.limits.in_flight),
     }
 
 
-def mirror_doc(service: str) -> Doc:
+def mirror_doc(service: str, in_flight: int) -> Doc:
     """The internal way to the mirror listener, with room for few: a copy must never cost the live request."""
     name = mirror_cluster(service)
     address = {"envoy_internal_address": {"server_listener_name": MIRROR_LISTENER}}
@@ -89,9 +91,7 @@ def mirror_doc(service: str) -> Doc:
         "name": name,
         "type": "STATIC",
         "connect_timeout": "1s",
-        "circuit_breakers": {
-            "thresholds": [{"max_requests": MIRROR_IN_FLIGHT, "max_pending_requests": MIRROR_IN_FLIGHT}]
-        },
+        "circuit_breakers": {"thresholds": [{"max_requests": in_flight, "max_pending_requests": in_flight}]},
         "load_assignment": {
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
@@ -105,6 +105,21 @@ def mirror_doc(service: str) -> Doc:
                     "typed_config": {"@type": T + "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"},
                 },
             },
+        },
+    }
+
+
+def collector_doc(tracing: Tracing) -> Doc:
+    """Where spans go: an OpenTelemetry collector, by OTLP over HTTP."""
+    address = {"socket_address": {"address": tracing.host, "port_value": tracing.port}}
+    return {
+        "@type": T + "envoy.config.cluster.v3.Cluster",
+        "name": TRACES,
+        "type": "STRICT_DNS",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": TRACES,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
         },
     }
 
@@ -130,7 +145,7 @@ def assignment_doc(service: str, backend: Backend) -> Doc:
 def _endpoint_doc(version: int, endpoint: Endpoint) -> Doc:
     address = {"socket_address": {"address": endpoint.host, "port_value": endpoint.port}}
     return {
-        "endpoint": {"address": address, "hostname": endpoint.instance},  # the admin interface shows the host name
+        "endpoint": {"address": address, "hostname": host_name(version, endpoint.instance)},  # records show it
         "health_status": "DRAINING" if endpoint.draining else "HEALTHY",
         "metadata": {"filter_metadata": {METADATA: {"version": str(version), "instance": endpoint.instance}}},
     }
@@ -171,13 +186,32 @@ def path_source(path: str) -> Doc:
     return {"resource_api_version": "V3", "path_config_source": {"path": path}}
 
 
-def _least_request() -> Doc:
-    policy = {"@type": T + "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest"}
-    extension = {"name": "envoy.load_balancing_policies.least_request", "typed_config": policy}
+def balancing(traffic: Traffic) -> Doc:
+    """The choice among the instances of a version."""
+    lb = T + "envoy.extensions.load_balancing_policies."
+    slow: Doc = (
+        {"slow_start_config": {"slow_start_window": f"{traffic.slow_start_s:g}s"}} if traffic.slow_start_s else {}
+    )
+    # Keeps a popular prompt or session from drowning one instance: 1.25 of the mean at most, then the next one.
+    hashed = {"consistent_hashing_lb_config": {"hash_balance_factor": 125}}
+    name, policy = {
+        "least_request": ("least_request", {"@type": lb + "least_request.v3.LeastRequest", **slow}),
+        "round_robin": ("round_robin", {"@type": lb + "round_robin.v3.RoundRobin", **slow}),
+        "random": ("random", {"@type": lb + "random.v3.Random"}),
+        "session": ("maglev", {"@type": lb + "maglev.v3.Maglev", **hashed}),
+        "prompt": ("maglev", {"@type": lb + "maglev.v3.Maglev", **hashed}),
+    }[traffic.balance]
+    extension = {"name": f"envoy.load_balancing_policies.{name}", "typed_config": policy}
     return {"policies": [{"typed_extension_config": extension}]}
 
 
-def _health_check() -> Doc:
+def _protocol(grpc: bool) -> Doc:
+    """HTTP/2 towards gRPC servers; else HTTP/1.1, whose trailers may bring an engine's token counts."""
+    config = {"http2_protocol_options": {}} if grpc else {"http_protocol_options": {"enable_trailers": True}}
+    return {"@type": T + _HTTP, "explicit_http_config": config}
+
+
+def _health_check(grpc: bool) -> Doc:
     return {
         "timeout": "1s",
         "interval": "0.5s",
@@ -185,7 +219,7 @@ def _health_check() -> Doc:
         "unhealthy_interval": "0.25s",
         "unhealthy_threshold": 2,
         "healthy_threshold": 1,
-        "http_health_check": {"path": "/health"},
+        **({"grpc_health_check": {}} if grpc else {"http_health_check": {"path": "/health"}}),
     }
 
 
@@ -202,7 +236,7 @@ def _outlier_detection() -> Doc:
 
 def _breakers(most: int) -> Doc:
     threshold = {
-        "max_connections": most,
+        "max_connections": MOST_CONNECTIONS,
         "max_requests": most,
         "max_pending_requests": most,
         "retry_budget": RETRY_BUDGET,

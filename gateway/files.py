@@ -18,15 +18,32 @@ PRIVATE = 0o600  # files hold tokens
 
 def put(path: Path, content: bytes) -> None:
     """Replace ``path`` whole: written aside, synced, renamed. Envoy notices renames only."""
+    os.rename(stage(path, content), path)
+
+
+def stage(path: Path, content: bytes) -> Path:
+    """Write ``content`` beside ``path``, whole and synced, for a rename that cannot fail for want of space."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE), "wb") as f:
             f.write(content)
             f.flush()
             os.fsync(f.fileno())
-        os.rename(aside, path)
-    finally:
+    except BaseException:
         aside.unlink(missing_ok=True)
+        raise
+    return aside
+
+
+def keep(path: Path) -> Path | None:
+    """A second name for what ``path`` holds now, to put it back by a rename alone; None where there is no such file."""
+    kept = path.with_name(f".{path.name}.before")
+    kept.unlink(missing_ok=True)
+    try:
+        os.link(path, kept)
+    except FileNotFoundError:
+        return None
+    return kept
 
 
 def read(path: Path) -> bytes | None:

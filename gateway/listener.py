@@ -1,23 +1,26 @@
 """The two listeners: the public one, and the internal one that answers copies. Pure; they never change while it runs.
 
-Tokens, limits and shares all live in the routes, where a change acts on open connections too; a changed listener
-would leave keep-alive connections on the old one.
+Tokens, limits and shares all live in files that filters and routes follow, where a change acts on open connections too;
+a changed listener would leave keep-alive connections on the old one.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-from gateway.clusters import T, path_source
-from gateway.names import ARM_HEADER, CLIENT_HEADER, LISTENER, METADATA, MIRROR_LISTENER, NOW_HEADER
-from gateway.routes import AUTH, BUFFER
-from rollout.limits import LARGEST_BODY
+from gateway.clusters import TRACES, T, path_source
+from gateway.filters import answer_chain, chain, upgraded_chain
+from gateway.names import LIMIT_HEADER, LISTENER, MIRROR_LISTENER, NOW_HEADER
+from gateway.port import EnvoySettings, Tracing
+from gateway.record_line import error_format, text_format
+from gateway.tls import transport_socket
 
 Doc = dict[str, Any]
-
+PRESSED = 450  #: the status of a full queue in the managed service that we match
 
 #: One error body for all of the proxy's own answers. ``type`` follows the names that OpenAI clients know.
 ERROR_TYPES = {
+    400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
@@ -28,33 +31,43 @@ ERROR_TYPES = {
     503: "unavailable_error",
     504: "timeout_error",
 }
+#: Which limit it was, where the status alone says it.
+LIMITS = {408: "request_timeout", 413: "body_limit_bytes", 431: "request_headers", 504: "response_timeout_s"}
+ADDED = {401: ("www-authenticate", "Bearer"), 503: ("retry-after", "1")}
 
 
-def public_listener(host: str, port: int, log_path: str, routes: Doc) -> Doc:
-    """The listener that clients reach. ``routes`` is ``{"rds": ...}`` or, to validate, ``{"route_config": ...}``."""
+def public_listener(settings: EnvoySettings, logs: Doc, routes: Doc, xds: str | None, still: dict[str, Doc]) -> Doc:
+    """The listener that clients reach.
+
+    ``routes`` is ``{"rds": ...}`` or, to validate, ``{"route_config": ...}``; ``xds`` and ``still`` as in ``chain``.
+    """
+    socket = {"upgrade_type": "websocket", "enabled": False, "filters": upgraded_chain(xds, still)}
     hcm = {
-        **_manager("gw", "live", log_path, routes),
+        **_manager("gw", logs, routes),
         **_edge(),
+        **(_spans(settings.tracing) if settings.tracing else {}),
         "early_header_mutation_extensions": [_stamp()],
         "always_set_request_id_in_response": True,
         "local_reply_config": _errors(),
-        "http_filters": [_auth(), _size_limit(), _buffer(), *_token_readers(), _router()],
+        "http_filters": chain(xds, still, bool(settings.usage_module)),
+        "upgrade_configs": [socket],
     }
+    secure = transport_socket(settings)
     return {
         "@type": T + "envoy.config.listener.v3.Listener",
         "name": LISTENER,
-        "address": {"socket_address": {"address": host, "port_value": port}},
+        "address": {"socket_address": {"address": settings.host, "port_value": settings.port}},
         "per_connection_buffer_limit_bytes": 65536,
-        "filter_chains": [{"filters": [_network_filter(hcm)]}],
+        "filter_chains": [{"filters": [_network_filter(hcm)], **({"transport_socket": secure} if secure else {})}],
     }
 
 
-def mirror_listener(log_path: str, routes: Doc) -> Doc:
+def mirror_listener(settings: EnvoySettings, logs: Doc, routes: Doc) -> Doc:
     """The listener that copies of requests enter from inside. It keeps their request ids, so records can be paired."""
     hcm = {
-        **_manager("mirror", "mirror", log_path, routes),
+        **_manager("mirror", logs, routes),
         "generate_request_id": False,
-        "http_filters": [*_token_readers(), _router()],
+        "http_filters": answer_chain(bool(settings.usage_module)),
     }
     return {
         "@type": T + "envoy.config.listener.v3.Listener",
@@ -69,12 +82,33 @@ def rds(name: str, path: str) -> Doc:
     return {"rds": {"route_config_name": name, "config_source": path_source(path)}}
 
 
-def _manager(stat_prefix: str, kind: Literal["live", "mirror"], log_path: str, routes: Doc) -> Doc:
+def logs(kind: str, records: str, errors: str) -> Doc:
+    """The log of all requests, one lean line each, and a fuller one of those that went wrong."""
+    lean = {"text_format_source": {"inline_string": text_format(kind)}}
+    failed = {"comparison": {"op": "GE", "value": {"default_value": 400, "runtime_key": "roundhouse.log_errors"}}}
+    wrong = {"or_filter": {"filters": [{"status_code_filter": failed}, {"response_flag_filter": {}}]}}
+    return {
+        "access_log": [
+            _file_log(records, lean),
+            {**_file_log(errors, {"json_format": error_format(kind)}), "filter": wrong},
+        ]
+    }
+
+
+def _file_log(path: str, log_format: Doc) -> Doc:
+    kind = T + "envoy.extensions.access_loggers.file.v3.FileAccessLog"
+    return {
+        "name": "envoy.access_loggers.file",
+        "typed_config": {"@type": kind, "path": path, "log_format": log_format},
+    }
+
+
+def _manager(stat_prefix: str, logs: Doc, routes: Doc) -> Doc:
     return {
         "@type": T + "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": stat_prefix,
         **routes,
-        "access_log": [_log(kind, log_path)],
+        **logs,
     }
 
 
@@ -109,6 +143,23 @@ def _edge() -> Doc:
     }
 
 
+def _spans(tracing: Tracing) -> Doc:
+    """A trace for a share of the requests, and for each that comes with one: a span here, its parent passed on."""
+    uri = {"uri": f"http://{tracing.host}:{tracing.port}/v1/traces", "cluster": TRACES, "timeout": "1s"}
+    provider = {
+        "@type": T + "envoy.config.trace.v3.OpenTelemetryConfig",
+        "http_service": {"http_uri": uri},
+        "service_name": "roundhouse-gateway",
+    }
+    return {
+        "tracing": {
+            "provider": {"name": "envoy.tracers.opentelemetry", "typed_config": provider},
+            "random_sampling": {"value": tracing.percent},
+            "spawn_upstream_span": True,
+        }
+    }
+
+
 def _stamp() -> Doc:
     """The request's start in epoch milliseconds, over whatever a client sent under that name."""
     kind = T + "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
@@ -121,17 +172,25 @@ def _stamp() -> Doc:
 
 
 def _errors() -> Doc:
-    mappers = [_error_mapper(status, kind) for status, kind in ERROR_TYPES.items()]
     health = {"text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%"}}
     healthy = {"filter": _status_is(200), "body_format_override": health}
-    return {"mappers": [healthy, *mappers], "body_format": _error_body("invalid_request_error")}
+    full = _error_body("queue_full", "in_flight")
+    pressed = {
+        "filter": {"response_flag_filter": {"flags": ["UO"]}},
+        "status_code": PRESSED,
+        "body_format_override": {"json_format": {"error": {**full["json_format"]["error"], "code": PRESSED}}},
+        "headers_to_add": [{"header": {"key": "retry-after", "value": "1"}}],
+    }
+    mappers = [_error_mapper(status, kind) for status, kind in ERROR_TYPES.items()]
+    return {"mappers": [healthy, pressed, *mappers], "body_format": _error_body("invalid_request_error", None)}
 
 
 def _error_mapper(status: int, kind: str) -> Doc:
-    mapper: Doc = {"filter": _status_is(status), "body_format_override": _error_body(kind)}
-    extra = {401: ("www-authenticate", "Bearer"), 429: ("retry-after", "1"), 503: ("retry-after", "1")}.get(status)
-    if extra:
-        mapper["headers_to_add"] = [{"header": {"key": extra[0], "value": extra[1]}}]
+    limit = f"%RESP({LIMIT_HEADER})%" if status == 429 else LIMITS.get(status)
+    mapper: Doc = {"filter": _status_is(status), "body_format_override": _error_body(kind, limit)}
+    if status in ADDED:
+        key, value = ADDED[status]
+        mapper["headers_to_add"] = [{"header": {"key": key, "value": value}}]
     return mapper
 
 
@@ -140,114 +199,12 @@ def _status_is(status: int) -> Doc:
     return {"status_code_filter": {"comparison": {"op": "EQ", "value": value}}}
 
 
-def _error_body(kind: str) -> Doc:
+def _error_body(kind: str, limit: str | None) -> Doc:
     error = {
         "message": "%LOCAL_REPLY_BODY%",
         "type": kind,
         "code": "%RESPONSE_CODE%",
         "request_id": "%REQ(X-REQUEST-ID)%",
+        **({"limit": limit} if limit else {}),
     }
     return {"json_format": {"error": error}}
-
-
-def _auth() -> Doc:
-    # No tokens here: each service's own stand in its routes, where a revocation acts on open connections at once.
-    kind = T + "envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth"
-    return {"name": AUTH, "typed_config": {"@type": kind, "key_sources": [{"header": "Authorization"}]}}
-
-
-def _size_limit() -> Doc:
-    kind = T + "envoy.extensions.filters.http.body_size_limit.v3.BodySizeLimit"
-    return {
-        "name": "envoy.filters.http.body_size_limit",
-        "typed_config": {"@type": kind, "max_request_bytes": LARGEST_BODY},
-    }
-
-
-def _buffer() -> Doc:
-    """The whole body before any of it goes on: a retry and a copy are then complete, and small enough to hold."""
-    kind = T + "envoy.extensions.filters.http.buffer.v3.Buffer"
-    return {"name": BUFFER, "typed_config": {"@type": kind, "max_request_bytes": 1 << 20}}
-
-
-def _token_readers() -> list[Doc]:
-    """Token counts out of answers: ``usage`` as OpenAI has it; else llama.cpp's ``timings``."""
-    fields = [
-        ("timings", "prompt_n", "in"),
-        ("timings", "predicted_n", "out"),
-        ("usage", "prompt_tokens", "in"),  # behind the timings: the later rule's value stays
-        ("usage", "completion_tokens", "out"),
-    ]
-    rules = [
-        {
-            "selectors": [{"key": outer}, {"key": inner}],
-            "on_present": {"metadata_namespace": METADATA, "key": key, "type": "NUMBER"},
-        }
-        for outer, inner, key in fields
-    ]
-    return [_json_reader(rules), _stream_reader(rules)]
-
-
-def _json_reader(rules: list[Doc]) -> Doc:
-    kind = T + "envoy.extensions.filters.http.json_to_metadata.v3.JsonToMetadata"
-    response = {"allow_content_types_regex": {"regex": "application/json.*"}, "rules": rules}
-    return {
-        "name": "envoy.filters.http.json_to_metadata",
-        "typed_config": {"@type": kind, "response_rules": response},
-    }
-
-
-def _stream_reader(rules: list[Doc]) -> Doc:
-    parser = {
-        "name": "envoy.content_parsers.json",
-        "typed_config": {
-            "@type": T + "envoy.extensions.content_parsers.json.v3.JsonContentParser",
-            "rules": [{"rule": rule} for rule in rules],
-        },
-    }
-    kind = T + "envoy.extensions.filters.http.sse_to_metadata.v3.SseToMetadata"
-    response = {"max_event_size": 65536, "content_parser": parser}
-    return {
-        "name": "envoy.filters.http.sse_to_metadata",
-        "typed_config": {"@type": kind, "response_rules": response},
-    }
-
-
-def _router() -> Doc:
-    kind = T + "envoy.extensions.filters.http.router.v3.Router"
-    return {"name": "envoy.filters.http.router", "typed_config": {"@type": kind, "suppress_envoy_headers": True}}
-
-
-def _log(kind: str, path: str) -> Doc:
-    fields = {
-        "at": "%START_TIME(%s.%6f)%",
-        "kind": kind,
-        "request_id": "%REQ(X-REQUEST-ID)%",
-        "service": f"%METADATA(ROUTE:{METADATA}:service)%",
-        "version": f"%METADATA(UPSTREAM_HOST:{METADATA}:version)%",
-        "instance": f"%METADATA(UPSTREAM_HOST:{METADATA}:instance)%",
-        "arm": f"%REQ({ARM_HEADER})%",
-        "client": f"%REQ({CLIENT_HEADER})%",
-        "method": "%REQ(:METHOD)%",
-        "path": "%PATH(NQ)%",
-        "status": "%RESPONSE_CODE%",
-        "flags": "%RESPONSE_FLAGS%",
-        "details": "%RESPONSE_CODE_DETAILS%",
-        "content_type": "%RESP(CONTENT-TYPE)%",
-        "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
-        "bytes_in": "%BYTES_RECEIVED%",
-        "bytes_out": "%BYTES_SENT%",
-        "ttft_us": "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)%",
-        "total_us": "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%",
-        "total_ms": "%DURATION%",  # the only length known of a request that its client left
-        "tokens_in": f"%DYNAMIC_METADATA({METADATA}:in)%",
-        "tokens_out": f"%DYNAMIC_METADATA({METADATA}:out)%",
-    }
-    return {
-        "name": "envoy.access_loggers.file",
-        "typed_config": {
-            "@type": T + "envoy.extensions.access_loggers.file.v3.FileAccessLog",
-            "path": path,
-            "log_format": {"json_format": fields},
-        },
-    }

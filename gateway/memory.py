@@ -6,8 +6,11 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 
-from gateway.port import Applied, Cursor, GatewayState, Record
+from gateway.history import changed
+from gateway.port import Applied, Change, Cursor, GatewayState, Record
 from gateway.rules import check, numbers_only
+from gateway.saved import without_tokens
+from gateway.shares import WHOLE, apportioned
 from rollout.nouns import Split
 
 
@@ -18,17 +21,31 @@ class MemoryGateway:
         self._clock = clock
         self._state: GatewayState | None = None
         self._records: list[Record] = []
+        self._history: list[Change] = []
 
     def apply(self, state: GatewayState) -> Applied:
         """Hold ``state``. Raises Refused; the old state is then kept."""
         check(state)
-        structural = not numbers_only(self._state, state)
+        applied = Applied(uuid.uuid4().hex[:12], not numbers_only(self._state, state), 0.0)
+        if texts := tuple(changed(self._state or GatewayState(), state)):
+            self._history.append(Change(applied.revision, self._clock(), applied.structural, 0.0, texts))
         self._state = state
-        return Applied(uuid.uuid4().hex[:12], structural, 0.0)
+        return applied
 
     def confirmed(self) -> GatewayState | None:
-        """The last state that was applied; None before the first."""
-        return self._state
+        """The last state that was applied, without its tokens; None before the first."""
+        return without_tokens(self._state) if self._state else None
+
+    def history(self, limit: int) -> list[Change]:
+        """The last changes, oldest first."""
+        return self._history[-limit:]
+
+    def read_groups(self) -> dict[str, dict[str, int]]:
+        """What each member of each group gets, of 10,000."""
+        groups = self._state.groups if self._state else ()
+        taking = {g.name: [m for m in g.members if m.weight] for g in groups}
+        parts = {name: apportioned([m.weight or 0 for m in members], WHOLE) for name, members in taking.items()}
+        return {name: {m.service: n for m, n in zip(taking[name], parts[name], strict=True)} for name in taking}
 
     def read(self) -> dict[str, Split]:
         """The split of each service at this moment of the clock."""

@@ -1,7 +1,9 @@
-"""The names that clusters and routes bear in Envoy, and how to read them back. ``@`` cannot occur in a service's name.
+"""The names that clusters, routes, filters and clients bear in Envoy, and how to read them back.
 
-``chat@v2`` are the instances of version 2; ``chat@v2+v1`` is version 2 with version 1 to fall back on; ``chat@mirror``
-leads to the internal listener that answers copies of requests.
+``@`` and ``/`` cannot occur in a service's name. ``chat@v2`` are the instances of version 2; ``chat@v2+v1`` is version
+2 with version 1 to fall back on; ``chat@mirror`` leads to the internal listener that answers copies of requests. A
+route is ``<door>/<kind>``, with the shares in force behind it where there are some: ``chat/leased/50/500``. A client is
+``<door>/<client>``: the door that its token opens stands in front.
 """
 
 from __future__ import annotations
@@ -11,13 +13,19 @@ import re
 LISTENER = "gateway"
 MIRROR_LISTENER = "mirror"
 METADATA = "roundhouse"  #: namespace of our metadata on routes and endpoints
+USAGE = "llm"  #: namespace of token counts that were read out of an answer
 NOW_HEADER = "x-now-ms"  #: stamped on arrival with the epoch milliseconds; leases are matched against it
 CLIENT_HEADER = "x-client-id"
-ARM_HEADER = "x-roundhouse-arm"
-VERSION_HEADER = "x-roundhouse-version"
+VERSION_HEADER = "x-roundhouse-version"  #: in an answer: who served it; in a request: who is to serve it (a pin)
+SERVICE_HEADER = "x-roundhouse-service"  #: in a group's answer: which member; in a gRPC call: the service meant
 MIRROR_HEADER = "x-roundhouse-mirror"  #: names the cluster that a copy is meant for, inside the proxy only
+LIMIT_HEADER = "x-roundhouse-limit"  #: which limit refused a request
+PREFIX_HEADER = "x-roundhouse-prompt"  #: hash of a prompt's beginning, made inside the proxy
 
-_ARM = re.compile(r".*@v(\d+)")
+#: Filters fed by files of their own, so that keys and limits act on open connections and stay out of the routes.
+AUTH, JWT, SERVICE_RATE, TOKEN_RATE = "auth", "jwt", "service-rate", "token-rate"
+
+_ARM = re.compile(r"([^@]*)@v(\d+)(?:\+v\d+)?")
 
 
 def version_cluster(service: str, version: int) -> str:
@@ -35,11 +43,31 @@ def mirror_cluster(service: str) -> str:
     return f"{service}@mirror"
 
 
-def version_of(cluster: str) -> int | None:
-    """The version that a cluster serves first, or None for one that serves none.
+def arm_of(cluster: str) -> tuple[str, int] | None:
+    """The service and the version that a cluster serves first, or None for one that serves none.
 
-    >>> version_of("chat@v2+v1"), version_of("chat@v7"), version_of("chat@mirror")
-    (2, 7, None)
+    >>> arm_of("chat@v2+v1"), arm_of("chat@v7"), arm_of("chat@mirror")
+    (('chat', 2), ('chat', 7), None)
     """
-    found = _ARM.match(cluster)
-    return int(found.group(1)) if found else None
+    found = _ARM.fullmatch(cluster)
+    return (found.group(1), int(found.group(2))) if found else None
+
+
+def host_name(version: int, instance: str) -> str:
+    """An instance as records name it: ``v2.chat-v2-0``."""
+    return f"v{version}.{instance}"
+
+
+def instance_of(name: str) -> str:
+    """The instance's id in a host name."""
+    return name.partition(".")[2]
+
+
+def route_name(door: str, kind: str, canary: int = 0, mirror: int = 0) -> str:
+    """A route's name; each record carries it, and with it the shares in permille that held for that request."""
+    return f"{door}/{kind}/{canary}/{mirror}" if canary or mirror else f"{door}/{kind}"
+
+
+def client_id(door: str, client: str) -> str:
+    """A client as the proxy knows it: the door that its token opens stands in front."""
+    return f"{door}/{client}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from rollout.errors import RoundhouseError
 from rollout.nouns import Lease, Split
@@ -143,8 +143,21 @@ class Applied:
 
 
 @dataclass(frozen=True)
-class Record:
-    """One request, live or mirrored, as the proxy saw it. Durations in seconds; None where it did not get so far."""
+class Change:
+    """One confirmed change, as the gateway's history keeps it. ``texts`` say what changed, a sentence each."""
+
+    revision: str
+    at: float
+    structural: bool
+    seconds: float
+    texts: tuple[str, ...]
+
+
+class Record(NamedTuple):
+    """One request, live or mirrored, as the proxy saw it. Durations in seconds; None where it did not get so far.
+
+    A named tuple: a judge reads a hundred thousand of them a second, and a frozen dataclass takes longer to make.
+    """
 
     at: float
     request_id: str
@@ -216,7 +229,16 @@ class Gateway(Protocol):
         """What is in force now, by service. Raises Unavailable."""
 
     def confirmed(self) -> GatewayState | None:
-        """The last state that was applied and confirmed, also by an earlier process; None before the first."""
+        """The last state that was applied and confirmed, also by an earlier process; None before the first.
+
+        Without its tokens: nobody needs them back.
+        """
+
+    def read_groups(self) -> dict[str, dict[str, int]]:
+        """What each member of each group gets now, of 10,000. Raises Unavailable."""
+
+    def history(self, limit: int) -> list[Change]:
+        """The last confirmed changes, oldest first; mere renewals of leases are none."""
 
     def records(self, cursor: Cursor) -> tuple[list[Record], Cursor]:
         """Records written since ``cursor``."""

@@ -1,18 +1,22 @@
 """One change of Envoy's files, confirmed or undone.
 
 The order is the one under which Envoy drops nothing: endpoints, clusters old and new together, wait until they are
-warm, routes, and only then the clusters that no route names any more, once they have no open request.
+warm, what filters are fed with, routes, and only then the clusters that no route names any more, once they have no open
+request.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 from gateway import files
 from gateway.admin import Admin, Stats
 from gateway.clusters import additions, bridge, eds_file
+from gateway.filters import KINDS, ecds_file
 from gateway.names import LISTENER, MIRROR_LISTENER
 from gateway.port import GatewayRefused
 from gateway.render import CDS, RDS, RDS_MIRROR, Layout
@@ -32,7 +36,7 @@ class Push:
 
     def __init__(self, layout: Layout, admin: Admin, timeout_s: float) -> None:
         self._layout, self._admin, self._timeout_s = layout, admin, timeout_s
-        self._before: dict[str, bytes | None] = {}  # what each written file held, in the order of writing
+        self._before: dict[str, Path | None] = {}  # what each written file held, in the order of writing
         self._at_first: Stats = {}
         self._log_from = 0
 
@@ -50,19 +54,29 @@ class Push:
         self._write({name: endpoints[name] for name in fresh})
         if self._write({CDS: _clusters(rendered[CDS], {**held, **wanted})}):
             self._confirm({CDS} | fresh)
+        self._confirm(self._write({name: rendered[name] for name in map(ecds_file, KINDS)}))
         for name in (RDS_MIRROR, RDS):
             self._confirm(self._write({name: rendered[name]}))
         self._retire(rendered[CDS], held, wanted)
 
     def undo(self) -> None:
-        """Put back every file that was written, last first, each held by Envoy again before the next where it can."""
-        for name, content in reversed(self._before.items()):
+        """Put back every file that was written, last first, each held by Envoy again before the next where it can.
+
+        By renames alone: a full disk must not keep the old rules from coming back.
+        """
+        for name, kept in reversed(self._before.items()):
             path = self._layout.xds / name
-            if content is None:
+            if kept is None:
                 path.unlink(missing_ok=True)
                 continue
-            files.put(path, content)
+            os.rename(kept, path)
             self._settle(name)
+
+    def done(self) -> None:
+        """Let go of what could have been put back."""
+        for kept in self._before.values():
+            if kept is not None:
+                kept.unlink(missing_ok=True)
 
     def _bridge(self, endpoints: dict[str, Doc]) -> None:
         """Add endpoints before others leave."""
@@ -96,10 +110,12 @@ class Push:
     def _write(self, docs: dict[str, Doc]) -> set[str]:
         """Write those of ``docs`` that differ from the disk, or that Envoy did not take from there; their names."""
         changed = {name: doc for name, doc in docs.items() if self._is_news(name, doc)}
-        for name, doc in changed.items():
+        staged = {name: files.stage(self._layout.xds / name, files.as_json(doc)) for name, doc in changed.items()}
+        for name, aside in staged.items():
             path = self._layout.xds / name
-            self._before.setdefault(name, files.read(path))
-            files.put(path, files.as_json(doc))
+            if name not in self._before:
+                self._before[name] = files.keep(path)
+            os.rename(aside, path)
         return set(changed)
 
     def _is_news(self, name: str, doc: Doc) -> bool:
@@ -166,6 +182,7 @@ def _subscription(name: str) -> str:
         CDS: "cluster_manager.cds",
         RDS: f"http.gw.rds.{LISTENER}",
         RDS_MIRROR: f"http.mirror.rds.{MIRROR_LISTENER}",
+        **{ecds_file(filter_name): f"extension_config_discovery.http_filter.{filter_name}" for filter_name in KINDS},
     }
     return known.get(name) or f"cluster.{name.removeprefix('eds-').removesuffix('.json')}"
 

@@ -1,21 +1,23 @@
 """From a state to Envoy's files: pure, so that a golden file shows all that a state becomes.
 
 The files are discovery responses (https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol, file form):
-``lds``, ``cds``, ``rds``, ``rds-mirror`` and one ``eds-<cluster>`` per version.
+``lds``, ``cds``, ``rds``, ``rds-mirror``, one ``eds-<cluster>`` per version, and one ``ecds-<filter>`` per fed filter.
 """
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gateway.clusters import T, assignment_docs, cluster_docs, eds_file, path_source
-from gateway.listener import mirror_listener, public_listener, rds
+from gateway.filters import ecds_file, fed_docs
+from gateway.listener import logs, mirror_listener, public_listener, rds
 from gateway.names import LISTENER, MIRROR_LISTENER
-from gateway.port import EnvoySettings, GatewayState, ServiceRoute
-from gateway.routes import gateway_routes, mirror_routes
-from rollout.nouns import Lease
+from gateway.port import EnvoySettings, GatewayState, GroupRoute, Member, ServiceRoute
+from gateway.route_files import gateway_routes, mirror_routes
+from gateway.saved import without_tokens
+from rollout.nouns import Lease, Mirror
 
 Doc = dict[str, Any]
 LDS, CDS, RDS, RDS_MIRROR = "lds.json", "cds.json", "rds.json", "rds-mirror.json"
@@ -23,7 +25,7 @@ ADMIN_MODE = 0o600  # written in decimal: JSON knows no octal
 MOST_CONNECTIONS = 5000
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Layout:
     """Where things lie in the gateway's directory."""
 
@@ -56,11 +58,19 @@ class Layout:
 
     @property
     def records(self) -> Path:
-        return self.run / "records.jsonl"
+        return self.run / "records.log"
+
+    @property
+    def errors(self) -> Path:
+        return self.run / "errors.jsonl"
 
     @property
     def confirmed(self) -> Path:
         return self.root / "confirmed.json"
+
+    @property
+    def history(self) -> Path:
+        return self.root / "history.jsonl"
 
     @property
     def lock(self) -> Path:
@@ -69,13 +79,14 @@ class Layout:
 
 def render(state: GatewayState, settings: EnvoySettings, revision: str) -> dict[str, Doc]:
     """All discovery files of ``state``, by file name; each carries ``revision``, which Envoy shows once it is used."""
-    layout = Layout.of(settings)
+    layout, module = Layout.of(settings), bool(settings.usage_module)
     files = {
-        LDS: [*_listeners(settings, _followed(layout))],
-        CDS: cluster_docs(state, str(layout.xds)),
-        RDS: [gateway_routes(state)],
-        RDS_MIRROR: [mirror_routes(state)],
+        LDS: _listeners(settings, _followed(layout), str(layout.xds), {}),
+        CDS: cluster_docs(state, settings, str(layout.xds)),
+        RDS: [gateway_routes(state, module)],
+        RDS_MIRROR: [mirror_routes(state, module)],
     }
+    files |= {ecds_file(name): [doc] for name, doc in fed_docs(state).items()}
     files |= {eds_file(name): [doc] for name, doc in assignment_docs(state).items()}
     return {name: {"version_info": revision, "resources": resources} for name, resources in files.items()}
 
@@ -84,24 +95,30 @@ def static_twin(state: GatewayState, settings: EnvoySettings) -> Doc:
     """The same state as one static bootstrap, which ``envoy --mode validate`` can check without any file or port.
 
     Services get a lease where one could be held, so that beginning, changing and ending one needs no further check.
+    Tokens stay out of it.
     """
-    state = rehearsed(state)
+    state, module = without_tokens(rehearsed(state)), bool(settings.usage_module)
     assignments = assignment_docs(state)
-    clusters = [_still(doc, assignments) for doc in cluster_docs(state, "")]
+    clusters = [_still(doc, assignments) for doc in cluster_docs(state, settings, "")]
     held = {
-        "public": {"route_config": _bare(gateway_routes(state))},
-        "mirror": {"route_config": _bare(mirror_routes(state))},
+        "public": {"route_config": _bare(gateway_routes(state, module))},
+        "mirror": {"route_config": _bare(mirror_routes(state, module))},
     }
-    listeners = [_bare(doc) for doc in _listeners(settings, held)]
+    plain = replace(settings, tls=None)  # certificates are checked where they are read
+    listeners = [_bare(doc) for doc in _listeners(plain, held, None, fed_docs(state))]
     return {
+        "node": {"id": "gateway", "cluster": "roundhouse"},
+        # Never opened; without it the tap filter ends the validation with a segmentation fault.
+        "admin": {"address": {"pipe": {"path": "validation.sock"}}},
         "bootstrap_extensions": [_internal_listeners()],
         "static_resources": {"listeners": listeners, "clusters": clusters},
     }
 
 
 def rehearsed(state: GatewayState) -> GatewayState:
-    """``state`` with a lease in each service that could hold one."""
-    return GatewayState(tuple(_with_lease(service) for service in state.services))
+    """``state`` with a lease in each service that could hold one, and a weight for each member of a group."""
+    services = tuple(_with_lease(service) for service in state.services)
+    return GatewayState(services, tuple(_with_weights(group) for group in state.groups))
 
 
 def bootstrap(settings: EnvoySettings) -> Doc:
@@ -124,10 +141,11 @@ def bootstrap(settings: EnvoySettings) -> Doc:
     }
 
 
-def _listeners(settings: EnvoySettings, routes: dict[str, Doc]) -> list[Doc]:
-    log = str(Layout.of(settings).records)
-    public = public_listener(settings.host, settings.port, log, routes["public"])
-    return [public, mirror_listener(log, routes["mirror"])]
+def _listeners(settings: EnvoySettings, routes: dict[str, Doc], xds: str | None, still: dict[str, Doc]) -> list[Doc]:
+    layout = Layout.of(settings)
+    live, copies = (logs(kind, str(layout.records), str(layout.errors)) for kind in ("L", "M"))
+    public = public_listener(settings, live, routes["public"], xds, still)
+    return [public, mirror_listener(settings, copies, routes["mirror"])]
 
 
 def _followed(layout: Layout) -> dict[str, Doc]:
@@ -159,4 +177,10 @@ def _with_lease(service: ServiceRoute) -> ServiceRoute:
     others = [b.version for b in service.backends if b.version != service.stable]
     if service.stable is None or not others or service.lease:
         return service
-    return dataclasses.replace(service, lease=Lease(others[0], 1, 1, 0, 1, "rehearsal"))
+    mirrors = tuple(Mirror(service.name, version, 1) for version in others[1:])
+    lease = Lease(others[0], 1, 1, 0, 1, "rehearsal", others[1] if len(others) > 1 else None, mirrors)
+    return replace(service, lease=lease)
+
+
+def _with_weights(group: GroupRoute) -> GroupRoute:
+    return replace(group, members=tuple(Member(m.service, m.weight or 1) for m in group.members))

@@ -1,143 +1,204 @@
-"""Routes of a state: who may call what, and which version answers. Pure.
+"""Routes of a service: which version answers a request. Pure.
 
-Per service there are at most two routes on one path. The leased one stands first and matches only while the request's
-start, stamped on arrival in ``x-now-ms``, lies in [from_ms, until_ms); the one to stable stands behind it. So a share
-and a mirror end at their millisecond inside Envoy, with nothing else alive.
+On one path stand, in this order: pins (a request that names its version), the leased route, and the one to stable. The
+leased ones match only while the request's start, stamped on arrival in ``x-now-ms``, lies in [from_ms, until_ms). So a
+share, a pin and a mirror end at their millisecond inside Envoy, with nothing else alive.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.clusters import T
+from gateway.filters import BUFFER, OFF, RBAC, SIZE, allowed, set_header, switches
 from gateway.names import (
-    ARM_HEADER,
     CLIENT_HEADER,
-    LISTENER,
     METADATA,
     MIRROR_HEADER,
-    MIRROR_LISTENER,
     NOW_HEADER,
+    PREFIX_HEADER,
+    SERVICE_HEADER,
     VERSION_HEADER,
     arm_cluster,
+    client_id,
     mirror_cluster,
+    route_name,
     version_cluster,
 )
-from gateway.port import GatewayState, ServiceRoute
-from rollout.nouns import FULL, Lease
+from gateway.port import GatewayState, ServiceRoute, Sticky
+from gateway.shares import arms
+from rollout.nouns import Lease, Mirror
 
 Doc = dict[str, Any]
 PREFIX = "/api/predict"
-HEALTH_PATH = "/gateway/health"
-AUTH = "envoy.filters.http.api_key_auth"
-BUFFER = "envoy.filters.http.buffer"
-ANSWER_BUFFER = 16 << 20  #: bytes; a JSON answer is held whole to read its token counts, and above this it fails
-MIRROR_LIMIT_S = 600  #: seconds; a copy's whole life
+ANSWER_BUFFER = 16 << 20  #: bytes; a parsed JSON answer is held whole to read its token counts, and above this it fails
+OPEN_S = 600.0  #: seconds of silence after which a WebSocket is closed
 
 
-def gateway_routes(state: GatewayState) -> Doc:
-    """The route configuration of the public listener."""
-    routes = [_health_route()]
-    for service in state.services:
-        routes += service_routes(service)
-    routes += [_not_found(PREFIX + "/", "no such service"), _not_found("/", "no such path")]
-    return {
-        "@type": T + "envoy.config.route.v3.RouteConfiguration",
-        "name": LISTENER,
-        "validate_clusters": True,
-        "internal_only_headers": [CLIENT_HEADER, ARM_HEADER],
-        "request_headers_to_remove": [NOW_HEADER],
-        "response_headers_to_add": [_set_header(VERSION_HEADER, f"%METADATA(UPSTREAM_HOST:{METADATA}:version)%")],
-        "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}],
-    }
+@dataclass(frozen=True)
+class Plan:
+    """One choice of versions, before it is written once per way of calling."""
+
+    name: str
+    action: Doc  # where to: a cluster, or weighted ones
+    headers: tuple[Doc, ...] = ()  # what the request's headers must match
+    metadata: Doc = field(default_factory=dict)
+    guard: Doc | None = None  # who may, if not every client of the door
+    mirrors: tuple[Doc, ...] = ()
+    falls_back: bool = False  # a retry goes to the arm's other version
 
 
-def mirror_routes(state: GatewayState) -> Doc:
-    """The route configuration of the mirror listener: a copy names the version that it is meant for."""
-    routes = [_mirror_route(s, b.version) for s in state.services for b in s.backends]
-    routes.append({"name": "none", "match": {"prefix": "/"}, "direct_response": {"status": 404}})
-    return {
-        "@type": T + "envoy.config.route.v3.RouteConfiguration",
-        "name": MIRROR_LISTENER,
-        "validate_clusters": True,
-        "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}],
-    }
-
-
-def service_routes(service: ServiceRoute) -> list[Doc]:
-    """The routes of one service, the leased one first."""
+def service_routes(service: ServiceRoute, state: GatewayState, module: bool = False) -> list[Doc]:
+    """The routes of one service, the first that matches counts. ``module``: a compiled one counts tokens."""
     if service.stable is None:
-        return [_closed_route(service)]
-    leased = [_leased_route(service, service.stable, service.lease)] if service.lease else []
-    return [*leased, _stable_route(service, service.stable)]
+        return [_closed_route(service, module)]
+    plans = list(_plans(service, service.stable, service.lease, state))
+    return [route for plan in plans for route in _ways(service, plan, module)]
 
 
-def _stable_route(service: ServiceRoute, stable: int) -> Doc:
-    arm = _set_header(ARM_HEADER, str(stable))
-    action = {"cluster": version_cluster(service.name, stable), **_forwarding(service), **_waiting(service)}
-    return {**_frame(service, "stable"), "route": action, "request_headers_to_add": [arm]}
+def _plans(service: ServiceRoute, stable: int, lease: Lease | None, state: GatewayState) -> Iterator[Plan]:
+    if lease:
+        cluster = {"cluster": version_cluster(service.name, lease.candidate)}
+        yield _pin(service, lease.candidate, cluster, (window(lease),))
+    yield _pin(service, stable, {"cluster": version_cluster(service.name, stable)}, ())
+    if lease:
+        yield _leased(service, stable, lease, state)
+    yield Plan(route_name(service.name, "stable"), {"cluster": version_cluster(service.name, stable)})
 
 
-def _leased_route(service: ServiceRoute, stable: int, lease: Lease) -> Doc:
-    frame = _frame(service, "leased", release=lease.release)
-    window = {"start": lease.from_ms, "end": lease.until_ms}
-    frame["match"] = {**frame["match"], "headers": [{"name": NOW_HEADER, "range_match": window}]}
-    shares = [(stable, lease.candidate, FULL - lease.canary_permille)]
-    shares.append((lease.candidate, stable, lease.canary_permille))
-    arms = [
-        {
-            "name": arm_cluster(service.name, first, second),
-            "weight": weight,
-            "request_headers_to_add": [_set_header(ARM_HEADER, str(first))],
-        }
-        for first, second, weight in shares
+def _pin(service: ServiceRoute, version: int, action: Doc, headers: tuple[Doc, ...]) -> Plan:
+    named = {"name": VERSION_HEADER, "string_match": {"exact": str(version)}}
+    may = [{"exact": client_id(service.name, token.client)} for token in service.tokens if token.may_pin]
+    return Plan(route_name(service.name, "pinned"), action, (named, *headers), guard=allowed(*may))
+
+
+def _leased(service: ServiceRoute, stable: int, lease: Lease, state: GatewayState) -> Plan:
+    shares = arms(stable, lease, service.traffic.sticky)
+    clusters = [
+        {"name": arm_cluster(service.name, version, stable if version != stable else lease.candidate), "weight": weight}
+        for version, weight in shares
     ]
-    action = {"weighted_clusters": {"clusters": arms}, **_forwarding(service), **_waiting(service)}
-    action["retry_policy"]["retry_priority"] = _other_version_next()
-    if lease.mirror_permille:
-        action["request_mirror_policies"] = [_mirror_policy(service.name, lease)]
-    return {**frame, "route": action}
+    told = {"release": lease.release, "candidate": lease.candidate, "baseline": lease.baseline}
+    return Plan(
+        route_name(service.name, "leased", lease.canary_permille, lease.mirror_permille),
+        {"weighted_clusters": weighted(clusters, service.traffic.sticky)},
+        (window(lease),),
+        {key: value for key, value in told.items() if value is not None},
+        mirrors=tuple(mirror_policies(service, lease, state)),
+        falls_back=True,
+    )
 
 
-def _closed_route(service: ServiceRoute) -> Doc:
-    text = f"service {service.name} has no version in service yet"
-    return {**_frame(service, "closed"), "direct_response": {"status": 503, "body": {"inline_string": text}}}
+def weighted(clusters: list[Doc], sticky: Sticky | None) -> Doc:
+    """Weighted clusters, drawn for each request, or for each session where sessions stick."""
+    return {"clusters": clusters, **({"use_hash_policy": True} if sticky else {})}
 
 
-def _frame(service: ServiceRoute, kind: str, **metadata: str) -> Doc:
-    """What all routes of a service share: path, name, metadata, tokens, the limit on bodies."""
+def window(*leases: Lease) -> Doc:
+    """The stretch of arrival times in which all of ``leases`` hold."""
+    start, end = max(lease.from_ms for lease in leases), min(lease.until_ms for lease in leases)
+    return {"name": NOW_HEADER, "range_match": {"start": start, "end": end}}
+
+
+def mirror_policies(service: ServiceRoute, lease: Lease, state: GatewayState, part: float = 1.0) -> Iterator[Doc]:
+    """Copies for the candidate and the lease's further targets, of ``part`` of their shares."""
+    stable = {s.name: s.stable for s in state.services}
+    for mirror in (Mirror(service.name, lease.candidate, lease.mirror_permille), *lease.mirrors):
+        version = mirror.version if mirror.version is not None else stable.get(mirror.service)
+        if mirror.permille and version is not None:
+            yield _mirror_policy(service.name, version_cluster(mirror.service, version), mirror.permille * part)
+
+
+def _mirror_policy(service: str, target: str, permille: float) -> Doc:
+    share = {"numerator": round(permille * 1000), "denominator": "MILLION"}
     return {
-        "name": f"{service.name}-{kind}",
-        "match": {"path_separated_prefix": f"{PREFIX}/{service.name}"},
-        "metadata": {"filter_metadata": {METADATA: {"service": service.name, **metadata}}},
-        # It sets the buffer of both directions; the filter's own limit below still refuses larger requests.
-        "request_body_buffer_limit": max(ANSWER_BUFFER, service.body_limit_bytes),
-        "typed_per_filter_config": {
-            AUTH: _tokens(service),
-            BUFFER: {
-                "@type": T + "envoy.extensions.filters.http.buffer.v3.BufferPerRoute",
-                "buffer": {"max_request_bytes": service.body_limit_bytes},
-            },
-        },
+        "cluster": mirror_cluster(service),
+        "runtime_fraction": {"default_value": share},
+        "disable_shadow_host_suffix_append": True,
+        "request_headers_mutations": [
+            {"append": set_header(MIRROR_HEADER, target)},
+            {"remove": CLIENT_HEADER},
+            {"remove": "authorization"},
+        ],
     }
 
 
-def _tokens(service: ServiceRoute) -> Doc:
-    # Whole, with `forwarding`: a route's block inherits nothing of another's, and without it the token goes upstream.
+def _ways(service: ServiceRoute, plan: Plan, module: bool) -> Iterator[Doc]:
+    """A plan as routes: gRPC and WebSockets where the service takes them, and plain HTTP."""
+    if service.traffic.grpc:
+        yield _grpc(service, plan, module)
+    http = _http(service, plan, module)
+    if service.traffic.websocket:
+        yield _websocket(http)
+    yield http
+
+
+def _http(service: ServiceRoute, plan: Plan, module: bool) -> Doc:
+    route = _frame(service, plan, module)
+    route["match"] = {"path_separated_prefix": f"{PREFIX}/{service.name}", **_headers(plan.headers)}
+    action = {**plan.action, **forwarding(service.name), **waiting(service), **hashing(service)}
+    if plan.falls_back:
+        action["retry_policy"]["retry_priority"] = _other_version_next()
+    if plan.mirrors:
+        action["request_mirror_policies"] = list(plan.mirrors)
+    return {**route, "route": action}
+
+
+def _websocket(http: Doc) -> Doc:
+    """The same way for a connection that asks to be upgraded: open as long as either side speaks, and never copied."""
+    asks = {"name": "upgrade", "string_match": {"exact": "websocket", "ignore_case": True}}
+    match = {**http["match"], **_headers((*http["match"].get("headers", ()), asks))}
+    action = {k: v for k, v in http["route"].items() if k != "request_mirror_policies"}
+    retry = {k: v for k, v in action["retry_policy"].items() if k != "per_try_idle_timeout"}
+    upgrade = {"upgrade_configs": [{"upgrade_type": "websocket", "enabled": True}]}
     return {
-        "@type": T + "envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuthPerRoute",
-        "credentials": [{"key": token.secret, "client": token.client} for token in service.tokens],
-        "key_sources": [{"header": "Authorization"}],
-        "forwarding": {"header": CLIENT_HEADER, "hide_credentials": True},
+        **http,
+        "match": match,
+        "route": {**action, **upgrade, "retry_policy": retry, "idle_timeout": seconds(OPEN_S)},
     }
 
 
-def _forwarding(service: ServiceRoute) -> Doc:
-    pattern = f"^{PREFIX}/{service.name}/*(.*)$"
-    return {"regex_rewrite": {"pattern": {"regex": pattern}, "substitution": r"/\1"}}
+def _grpc(service: ServiceRoute, plan: Plan, module: bool) -> Doc:
+    """A gRPC call names its service in the metadata, for its path is its method's; it streams, so nothing waits for
+    its whole body, and none is copied."""
+    meant = {"name": SERVICE_HEADER, "string_match": {"exact": service.name}}
+    route = _frame(service, plan, module)
+    whole = {
+        BUFFER: {"@type": T + "envoy.extensions.filters.http.buffer.v3.BufferPerRoute", "disabled": True},
+        SIZE: OFF,
+    }
+    route["typed_per_filter_config"] = {**route["typed_per_filter_config"], **whole}
+    match = {"prefix": "/", "grpc": {}, **_headers((meant, *plan.headers))}
+    return {**route, "match": match, "route": {**plan.action, **waiting(service), **hashing(service)}}
 
 
-def _waiting(service: ServiceRoute) -> Doc:
+def _frame(service: ServiceRoute, plan: Plan, module: bool) -> Doc:
+    """What all routes of a service share: name, metadata, and what its filters do."""
+    filters = switches(service, module)
+    if plan.guard and RBAC in filters:
+        filters = {**filters, RBAC: plan.guard}
+    return {
+        "name": plan.name,
+        "metadata": {"filter_metadata": {METADATA: {"service": service.name, **plan.metadata}}},
+        "typed_per_filter_config": filters,
+        **answer_room(service),
+    }
+
+
+def answer_room(service: ServiceRoute) -> Doc:
+    """Room for whole answers where they are parsed. It counts for both directions; a filter refuses larger requests."""
+    parsed = service.traffic.usage == "parsed"
+    return {"request_body_buffer_limit": max(ANSWER_BUFFER, service.body_limit_bytes)} if parsed else {}
+
+
+def forwarding(door: str) -> Doc:
+    """The engine sees its own path."""
+    return {"regex_rewrite": {"pattern": {"regex": f"^{PREFIX}/{door}/*(.*)$"}, "substitution": r"/\1"}}
+
+
+def waiting(service: ServiceRoute) -> Doc:
     """Bounds on silence, none on length: streams may last. Retries only of what reached no engine."""
     return {
         "timeout": "0s",
@@ -155,6 +216,42 @@ def _waiting(service: ServiceRoute) -> Doc:
     }
 
 
+def hashing(service: ServiceRoute) -> Doc:
+    """What is hashed: the prompt for the choice of an instance, the session for that of a version and an instance.
+
+    The prompt's hash is made by a filter, after the version was chosen, so it cannot disturb that choice.
+    """
+    prompt = (
+        [{"header": {"header_name": PREFIX_HEADER}, "terminal": True}] if service.traffic.balance == "prompt" else []
+    )
+    policies = [*prompt, *session_hash(service.traffic.sticky)]
+    return {"hash_policy": policies} if policies else {}
+
+
+def session_hash(sticky: Sticky | None) -> list[Doc]:
+    """The hash policy of a session, over what the client itself sends."""
+    if sticky is None:
+        return []
+    by = {
+        "header": {"header": {"header_name": sticky.name}},
+        "cookie": {"cookie": {"name": sticky.name}},
+        "token": {"header": {"header_name": "authorization"}},  # a client id is known only after the choice
+    }
+    return [by[sticky.by]]
+
+
+def _closed_route(service: ServiceRoute, module: bool) -> Doc:
+    text = f"service {service.name} has no version in service yet"
+    plan = Plan(route_name(service.name, "closed"), {})
+    route = _frame(service, plan, module)
+    match = {"path_separated_prefix": f"{PREFIX}/{service.name}"}
+    return {**route, "match": match, "direct_response": {"status": 503, "body": {"inline_string": text}}}
+
+
+def _headers(headers: tuple[Doc, ...]) -> Doc:
+    return {"headers": list(headers)} if headers else {}
+
+
 def _other_host() -> Doc:
     kind = T + "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
     return {"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": {"@type": kind}}
@@ -166,53 +263,6 @@ def _other_version_next() -> Doc:
         "name": "envoy.retry_priorities.previous_priorities",
         "typed_config": {"@type": kind, "update_frequency": 1},
     }
-
-
-def _mirror_policy(service: str, lease: Lease) -> Doc:
-    target = _set_header(MIRROR_HEADER, version_cluster(service, lease.candidate))
-    return {
-        "cluster": mirror_cluster(service),
-        "runtime_fraction": {"default_value": {"numerator": lease.mirror_permille * 10, "denominator": "TEN_THOUSAND"}},
-        "disable_shadow_host_suffix_append": True,
-        "request_headers_mutations": [
-            {"append": target},
-            {"remove": CLIENT_HEADER},
-            {"remove": "authorization"},
-        ],
-    }
-
-
-def _mirror_route(service: ServiceRoute, version: int) -> Doc:
-    cluster = version_cluster(service.name, version)
-    return {
-        "name": cluster,
-        "match": {"prefix": "/", "headers": [{"name": MIRROR_HEADER, "string_match": {"exact": cluster}}]},
-        "metadata": {"filter_metadata": {METADATA: {"service": service.name}}},
-        "request_headers_to_add": [_set_header(ARM_HEADER, str(version))],
-        "request_headers_to_remove": [MIRROR_HEADER],
-        "request_body_buffer_limit": max(ANSWER_BUFFER, service.body_limit_bytes),
-        "route": {"cluster": cluster, **_waiting(service), "timeout": f"{MIRROR_LIMIT_S}s"},
-    }
-
-
-def _health_route() -> Doc:
-    answer = {"status": 200, "body": {"inline_string": "ok"}}
-    return {"name": "health", "match": {"path": HEALTH_PATH}, "direct_response": answer, **_open()}
-
-
-def _not_found(prefix: str, text: str) -> Doc:
-    answer = {"status": 404, "body": {"inline_string": text}}
-    return {"name": "none", "match": {"prefix": prefix}, "direct_response": answer, **_open()}
-
-
-def _open() -> Doc:
-    return {
-        "typed_per_filter_config": {AUTH: {"@type": T + "envoy.config.route.v3.FilterConfig", "disabled": True}},
-    }
-
-
-def _set_header(name: str, value: str) -> Doc:
-    return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
 
 
 def seconds(value: float) -> str:

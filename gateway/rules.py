@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
-from gateway.port import Backend, Endpoint, GatewayState, ServiceRoute, Token
+from gateway.port import Backend, Endpoint, GatewayState, GroupRoute, ServiceRoute, Token
+from gateway.traffic_rules import between, check_sticky, check_traffic
 from rollout.errors import Refused
 from rollout.limits import LARGEST_BODY, LONGEST_TIMEOUT_S, RESERVED_PORTS, SERVICE_NAME, SHORTEST_TIMEOUT_S
-from rollout.nouns import FULL, Lease
+from rollout.nouns import FULL, Lease, Mirror
 
 NAME = re.compile(SERVICE_NAME)
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
@@ -20,9 +21,13 @@ LONGEST_LEASE_MS = 60_000  # what a dead release may cost at most
 
 def check(state: GatewayState) -> None:
     """Refuse a state that cannot work. Raises Refused with field, value, rule and fix; never shows a secret."""
-    _unique("services", [s.name for s in state.services], "give each service a name of its own")
+    names = [s.name for s in state.services]
+    _unique("services and groups", [*names, *(g.name for g in state.groups)], "give each a name of its own")
+    stable = {s.name: s.stable for s in state.services}
     for service in state.services:
-        _check_service(service)
+        _check_service(service, stable)
+    for group in state.groups:
+        _check_group(group, names)
     _check_secrets(state)
     endpoints = [e for s in state.services for b in s.backends for e in b.endpoints]
     _unique("endpoints", [f"{e.host}:{e.port}" for e in endpoints], "give each instance a port of its own")
@@ -30,32 +35,46 @@ def check(state: GatewayState) -> None:
 
 
 def numbers_only(old: GatewayState | None, new: GatewayState) -> bool:
-    """Whether ``new`` differs from the confirmed ``old`` in leases alone: shares, mirrors, windows, their begin or end.
+    """Whether ``new`` differs from the confirmed ``old`` in numbers alone: leases, weights, instances, tokens.
 
-    The binary has already validated a lease for each service that could hold one (render.rehearsed), so these rules
-    suffice and the change costs milliseconds.
+    The binary has already validated a lease for each service that could hold one (render.rehearsed), and what these
+    rules let pass of addresses and keys it takes; so they suffice, and the change costs milliseconds.
     """
-    return old is not None and _without_leases(old) == _without_leases(new)
+    return old is not None and structure(old) == structure(new)
+
+
+def structure(state: GatewayState) -> GatewayState:
+    """What is left of ``state`` without the numbers in it."""
+    return GatewayState(
+        tuple(_bones(service) for service in state.services),
+        tuple(
+            replace(group, tokens=(), members=tuple(replace(m, weight=None) for m in group.members))
+            for group in state.groups
+        ),
+    )
 
 
 def hidden(text: str, *states: GatewayState | None) -> str:
     """``text`` without the secrets of ``states``: Envoy prints a key that it refuses."""
-    secrets = {token.secret for state in states if state for s in state.services for token in s.tokens}
+    doors = [door for state in states if state for door in (*state.services, *state.groups)]
+    secrets = {token.secret for door in doors for token in door.tokens}
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
 
 
-def _without_leases(state: GatewayState) -> GatewayState:
-    return GatewayState(tuple(dataclasses.replace(service, lease=None) for service in state.services))
+def _bones(service: ServiceRoute) -> ServiceRoute:
+    backends = tuple(replace(backend, endpoints=()) for backend in service.backends)
+    return replace(service, lease=None, tokens=(), backends=backends)
 
 
-def _check_service(service: ServiceRoute) -> None:
+def _check_service(service: ServiceRoute, stable: dict[str, int | None]) -> None:
     rule = "a service's name is 2 to 40 lower-case letters, digits and inner dashes, and begins with a letter"
     _matches(NAME, "service.name", service.name, rule, "choose a name such as 'chat'")
     where = f"service {service.name}"
-    _between(f"{where}: response_timeout_s", service.response_timeout_s, SHORTEST_TIMEOUT_S, LONGEST_TIMEOUT_S)
-    _between(f"{where}: body_limit_bytes", service.body_limit_bytes, 1, LARGEST_BODY)
+    between(f"{where}: response_timeout_s", service.response_timeout_s, SHORTEST_TIMEOUT_S, LONGEST_TIMEOUT_S)
+    between(f"{where}: body_limit_bytes", service.body_limit_bytes, 1, LARGEST_BODY)
+    check_traffic(where, service.traffic)
     for token in service.tokens:
         _check_token(where, token)
     _unique(f"{where}: versions", [b.version for b in service.backends], "list each version once")
@@ -66,6 +85,27 @@ def _check_service(service: ServiceRoute) -> None:
         _known(f"{where}: stable", service.stable, versions)
     if service.lease is not None:
         _check_lease(f"{where}: lease", service.lease, service.stable, versions)
+        for mirror in service.lease.mirrors:
+            _check_mirror(f"{where}: mirrors", mirror, service, stable)
+
+
+def _check_group(group: GroupRoute, services: list[str]) -> None:
+    rule = "a group's name is 2 to 40 lower-case letters, digits and inner dashes, and begins with a letter"
+    _matches(NAME, "group.name", group.name, rule, "choose a name such as 'prod'")
+    where = f"group {group.name}"
+    _unique(f"{where}: members", [m.service for m in group.members], "list each member once")
+    for member in group.members:
+        if member.service not in services:
+            listed = ", ".join(sorted(services)) or "none"
+            raise Refused(
+                f"{where}: member", member.service, f"no such service (there are: {listed})", "release it first"
+            )
+        if member.weight is not None:
+            between(f"{where}: weight of {member.service}", member.weight, 0, FULL)
+    if group.sticky:
+        check_sticky(where, group.sticky)
+    for token in group.tokens:
+        _check_token(where, token)
 
 
 def _check_token(where: str, token: Token) -> None:
@@ -91,7 +131,7 @@ def _check_endpoint(where: str, endpoint: Endpoint) -> None:
     except ValueError:
         rule = "the proxy takes addresses, not names, for instances"
         raise Refused(f"{where}: host", endpoint.host, rule, "use an IP address, for example 127.0.0.1") from None
-    _between(f"{where}: port", endpoint.port, 1, 65535)
+    between(f"{where}: port", endpoint.port, 1, 65535)
     if endpoint.port in RESERVED_PORTS:
         raise Refused(f"{where}: port", endpoint.port, "8080 and 9090 are reserved", "choose another port")
 
@@ -103,37 +143,62 @@ def _check_lease(where: str, lease: Lease, stable: int | None, versions: list[in
     _known(f"{where}: candidate", lease.candidate, versions)
     if lease.candidate == stable:
         raise Refused(f"{where}: candidate", stable, "it is the stable version itself", "name another version")
-    _between(f"{where}: canary_permille", lease.canary_permille, 0, FULL)
-    _between(f"{where}: mirror_permille", lease.mirror_permille, 0, FULL)
+    between(f"{where}: canary_permille", lease.canary_permille, 0, FULL)
+    between(f"{where}: mirror_permille", lease.mirror_permille, 0, FULL)
     if lease.until_ms <= lease.from_ms:
         raise Refused(f"{where}: until_ms", lease.until_ms, f"it must be after from_ms {lease.from_ms}", "move the end")
     if lease.until_ms - lease.from_ms > LONGEST_LEASE_MS:
         rule = f"a lease holds at most {LONGEST_LEASE_MS} ms from {lease.from_ms}"
         raise Refused(f"{where}: until_ms", lease.until_ms, rule, "take a shorter one and renew it")
+    _check_baseline(where, lease, stable, versions)
     rule = "a release's id is 1 to 100 letters, digits and . _ @ -"
     _matches(IDENTIFIER, f"{where}: release", lease.release, rule, "give the id of the release that holds the lease")
+
+
+def _check_baseline(where: str, lease: Lease, stable: int, versions: list[int]) -> None:
+    if lease.baseline is None:
+        return
+    _known(f"{where}: baseline", lease.baseline, versions)
+    if lease.baseline in (lease.candidate, stable):
+        rule = "it is the candidate or the stable version itself"
+        raise Refused(f"{where}: baseline", lease.baseline, rule, "deploy a copy of stable as a version of its own")
+    if 2 * lease.canary_permille > FULL:
+        rule = "with a baseline of the same share a canary gets 500 at most"
+        raise Refused(f"{where}: canary_permille", lease.canary_permille, rule, "lower it, or leave the baseline out")
+
+
+def _check_mirror(where: str, mirror: Mirror, service: ServiceRoute, stable: dict[str, int | None]) -> None:
+    between(f"{where}: permille", mirror.permille, 0, FULL)
+    if mirror.service == service.name:
+        version = mirror.version if mirror.version is not None else service.stable
+        _known(f"{where}: version", version or 0, [b.version for b in service.backends])
+        if version == service.stable:
+            rule = "it is the version that answers the live requests"
+            raise Refused(f"{where}: version", version, rule, "name another version, or another service")
+    elif stable.get(mirror.service) is None:
+        rule = "a copy goes to a service that has a stable version"
+        raise Refused(f"{where}: service", mirror.service, rule, "release that service first")
+    elif mirror.version is not None:
+        rule = "copies for another service go to its stable version"
+        raise Refused(f"{where}: version", mirror.version, rule, "leave the version out")
 
 
 def _check_secrets(state: GatewayState) -> None:
     """One token opens one service: the same secret twice would be fatal to Envoy, or open two doors."""
     owners: dict[str, str] = {}
-    for service in state.services:
-        for token in service.tokens:
-            owner = f"client {token.client} of service {service.name}"
-            if token.secret in owners:
-                rule = f"{owners[token.secret]} has the same token"
-                raise Refused("token.secret", f"({owner})", rule, "make a new token for one of them")
-            owners[token.secret] = owner
+    for kind, doors in (("service", state.services), ("group", state.groups)):
+        for door in doors:
+            for token in door.tokens:
+                owner = f"client {token.client} of {kind} {door.name}"
+                if token.secret in owners:
+                    rule = f"{owners[token.secret]} has the same token"
+                    raise Refused("token.secret", f"({owner})", rule, "make a new token for one of them")
+                owners[token.secret] = owner
 
 
 def _matches(pattern: re.Pattern[str], field: str, value: str, rule: str, fix: str) -> None:
     if not pattern.fullmatch(value):
         raise Refused(field, value, rule, fix)
-
-
-def _between(field: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise Refused(field, value, f"it must lie between {low} and {high}", "choose a value in that range")
 
 
 def _known(field: str, version: int, versions: list[int]) -> None:

@@ -8,35 +8,55 @@ from dataclasses import dataclass
 from gateway.port import Record
 from rollout.nouns import Sample, Samples
 
+#: Envoy's response flags for what the client did: it left, reset its stream, or broke the protocol.
+LEFT = frozenset(("DC", "DR", "DPE"))
+#: Flags of a request that reached no instance because the version had none to give: full, down, or not to be reached.
+_NO_INSTANCE = frozenset(("UO", "UH", "UF", "UT", "UC", "URX", "LR"))
+PRESSED = 450  #: a version's queue is full
+
 
 def to_sample(record: Record) -> Sample | None:
-    """A record as the judge sees it; None for what says nothing of the version (the client left, or was refused).
+    """A record as the judge sees it; None for what says nothing of the version.
 
-    A request that the split gave to one version and another one answered counts as failed for the first. So does a
-    4xx of the engine's own: a candidate that refuses what stable takes is worse.
+    That is: the client left, the gateway refused it before any instance was asked, or it was pinned (a test of ours,
+    which no user saw). A request that the split gave to one version and another one answered counts as failed for the
+    first. So does a 4xx of the engine's own (a candidate that refuses what stable takes is worse), a full queue, and a
+    gRPC status other than 0 (OK), which comes with HTTP status 200.
     """
-    version = record.arm if record.arm is not None else record.version
-    refused_here = 400 <= record.status < 500 and not record.details.startswith("via_upstream")
-    if version is None or "DC" in record.flags.split(",") or refused_here:
+    version = record.version if record.arm is None else record.arm
+    if version is None or record.route == "pinned":
         return None
-    failed = record.status >= 400 or record.status == 0 or record.version != version
-    cut = not failed and record.flags not in ("", "-")
+    status = record.status
+    good = 200 <= status < 400 and record.version == version and not record.grpc_status
+    plain = record.flags == "-"
+    if not (good and plain):
+        flags = frozenset(record.flags.split(","))
+        if flags & LEFT or (record.instance is None and _refused(status, flags)):
+            return None
     return Sample(
         at=record.at,
         version=version,
         mirrored=record.kind == "mirror",
-        failed=failed,
+        failed=not good,
         ttft_s=record.ttft_s,
         total_s=record.total_s,
         tokens_out=record.tokens_out,
-        cut=cut,
+        cut=good and not plain,
         streamed=record.streamed,
     )
 
 
+def _refused(status: int, flags: frozenset[str]) -> bool:
+    """Whether the gateway's own rules said no to a request that no instance saw. gRPC is refused with status 200."""
+    return 200 <= status < 500 and status != PRESSED and not flags & _NO_INSTANCE
+
+
 @dataclass(frozen=True)
 class Arms:
-    """Whose requests are compared: stable's live, and the candidate's live or ``mirrored`` ones, from ``since`` on."""
+    """Whose requests are compared, from ``since`` on: live ones of ``stable``, the candidate's live or mirrored ones.
+
+    ``stable`` is the version compared against: the one in service, or a lease's baseline of the candidate's size.
+    """
 
     service: str
     stable: int

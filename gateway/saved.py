@@ -1,29 +1,43 @@
-"""The last confirmed state as JSON, for a restarted process to know what the proxy holds."""
+"""The last confirmed state as JSON, for a restarted process to know what the proxy holds. Tokens are not in it."""
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import dataclass, replace
 from typing import Any
 
-from gateway.port import Backend, Endpoint, GatewayState, ServiceRoute, Token
-from rollout.nouns import Lease
+from pydantic import TypeAdapter, ValidationError
+
+from gateway.port import GatewayState
 
 
-def to_json(state: GatewayState) -> dict[str, Any]:
-    """``state`` with its secrets: for a file that only the gateway's user can read."""
-    return dataclasses.asdict(state)
+@dataclass(frozen=True)
+class Saved:
+    """A confirmed state and its number, counted up from 1."""
+
+    revision: int
+    at: float
+    state: GatewayState
 
 
-def from_json(doc: Any) -> GatewayState | None:
-    """The state in ``doc``; None for anything else, which makes the next change a structural one."""
+_FORM = TypeAdapter(Saved)
+
+
+def to_json(saved: Saved) -> dict[str, Any]:
+    """``saved`` without any token: those lie in the proxy's own file and in their owner's."""
+    return _FORM.dump_python(replace(saved, state=without_tokens(saved.state)), mode="json")
+
+
+def from_json(doc: Any) -> Saved | None:
+    """What is in ``doc``; None for anything else, which makes the next change a structural one."""
     try:
-        return GatewayState(tuple(_service(service) for service in doc["services"]))
-    except (KeyError, TypeError):
+        return _FORM.validate_python(doc)
+    except ValidationError:
         return None
 
 
-def _service(doc: dict[str, Any]) -> ServiceRoute:
-    tokens = tuple(Token(**token) for token in doc["tokens"])
-    backends = tuple(Backend(b["version"], tuple(Endpoint(**e) for e in b["endpoints"])) for b in doc["backends"])
-    lease = Lease(**doc["lease"]) if doc["lease"] else None
-    return ServiceRoute(**{**doc, "tokens": tokens, "backends": backends, "lease": lease})
+def without_tokens(state: GatewayState) -> GatewayState:
+    """``state`` as anybody may see it."""
+    return GatewayState(
+        tuple(replace(service, tokens=()) for service in state.services),
+        tuple(replace(group, tokens=()) for group in state.groups),
+    )

@@ -127,13 +127,13 @@ def test_a_push_that_died_half_way_is_made_good(proxy: Proxy, v1: Upstream) -> N
     assert files.parsed(files.read(rds))["version_info"] == revision
 
 
-@pytest.mark.parametrize("name", ["empty", "canary"])
+@pytest.mark.parametrize("name", ["empty", "canary", "everything"])
 def test_golden_states_are_valid_to_envoy(proxy: Proxy, name: str) -> None:
     """The binary accepts what the golden files hold."""
     golden = Path(__file__).parents[2] / "golden" / "gateway" / f"{name}.in.json"
-    state = saved.from_json(files.parsed(golden.read_bytes()))
-    assert state is not None
-    assert proxy.gateway.apply(state).structural
+    held = saved.from_json(files.parsed(golden.read_bytes()))
+    assert held is not None
+    assert proxy.gateway.apply(held.state).structural
 
 
 def test_envoy_comes_back_alone(proxy: Proxy, v1: Upstream, v2: Upstream) -> None:
@@ -202,7 +202,7 @@ def test_records_are_read_on_over_a_rotation(proxy: Proxy, v1: Upstream) -> None
                 seen += records
     until(lambda: _read_more(proxy, seen, cursor) >= 40)
     assert sorted(r.request_id for r in seen) == sorted(ids)
-    assert len(list(Layout.of(proxy.settings).run.glob("records-*.jsonl"))) == 2
+    assert len(list(Layout.of(proxy.settings).run.glob("records-*.log"))) == 2
 
 
 def test_secrets_lie_in_private_files_only(proxy: Proxy, v1: Upstream) -> None:
@@ -211,7 +211,7 @@ def test_secrets_lie_in_private_files_only(proxy: Proxy, v1: Upstream) -> None:
     served_by(proxy)
     proxy.records(1)
     holding = [p for p in Layout.of(proxy.settings).root.rglob("*") if p.is_file() and ALICE.secret in p.read_text()]
-    assert {p.name for p in holding} == {"rds.json", "confirmed.json"}
+    assert {p.name for p in holding} == {"ecds-auth.json"}
     assert {p.stat().st_mode & 0o777 for p in holding} == {0o600}
 
 

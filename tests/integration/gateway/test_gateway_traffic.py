@@ -11,6 +11,8 @@ import pytest
 from running_envoy import ALICE_HEADERS, Proxy, Upstream, a_lease, a_state
 
 from gateway.port import GatewayState, ServiceRoute, Token
+from gateway.refusals import last_refusals
+from gateway.render import Layout
 
 MIB = 1 << 20
 
@@ -35,7 +37,7 @@ def test_the_engine_sees_the_client_and_never_the_token(chat: str) -> None:
     """Upstream gets the client's name, no token, no stamp; what a client claims under those names is replaced."""
     spoof = {**ALICE_HEADERS, "x-client-id": "root", "x-now-ms": "7", "x-roundhouse-mirror": "chat@v1"}
     seen = httpx.get(f"{chat}/x", headers=spoof).json()["headers"]
-    assert seen["x-client-id"] == "alice"
+    assert seen["x-client-id"] == "chat/alice"
     assert "authorization" not in seen
     assert "x-now-ms" not in seen
 
@@ -57,12 +59,13 @@ def test_a_wrong_token_is_refused(chat: str, token: str | None) -> None:
 
 
 def test_a_token_opens_its_own_service_only(proxy: Proxy, v1: Upstream) -> None:
-    """Service A's token does not open service B."""
+    """Service A's token does not open service B: whose it is is known, and that is not enough."""
     other = ServiceRoute("other", (Token("bob", "token-of-bob"),), (), None)
     proxy.gateway.apply(GatewayState((*a_state(v1).services, other)))
     bob = {"Authorization": "Bearer token-of-bob"}
-    assert httpx.get(f"{proxy.url}/api/predict/chat/x", headers=bob).status_code == 401
-    assert httpx.get(f"{proxy.url}/api/predict/other/x", headers=ALICE_HEADERS).status_code == 401
+    assert httpx.get(f"{proxy.url}/api/predict/chat/x", headers=bob).status_code == 403
+    refused = httpx.get(f"{proxy.url}/api/predict/other/x", headers=ALICE_HEADERS)
+    assert (refused.status_code, refused.json()["error"]["type"]) == (403, "permission_error")
 
 
 def test_a_revoked_token_closes_open_connections_too(proxy: Proxy, v1: Upstream) -> None:
@@ -152,17 +155,20 @@ def test_a_request_leaves_a_record(chat: str, proxy: Proxy) -> None:
     httpx.post(f"{chat}/v1/completions", json={"n": 2, "stream": True, "gap": 0.05}, headers=ALICE_HEADERS)
     plain, streamed = proxy.records(2)
     assert (plain.kind, plain.service, plain.version, plain.instance) == ("live", "chat", 1, "chat-v1-0")
-    assert (plain.client, plain.method, plain.path, plain.status) == ("alice", "POST", "/v1/completions", 200)
-    assert (plain.tokens_in, plain.tokens_out) == (5, 7)
-    assert (streamed.tokens_in, streamed.tokens_out) == (4, 2)
+    assert (plain.door, plain.route, plain.client, plain.status, plain.attempts) == ("chat", "stable", "alice", 200, 1)
+    assert (plain.tokens_in, plain.tokens_out, plain.streamed) == (5, 7, False)
+    assert (streamed.tokens_in, streamed.tokens_out, streamed.streamed) == (None, 2, True)
     assert 0 < (streamed.ttft_s or 0) < (streamed.total_s or 0)
 
 
 def test_failures_leave_records_too(chat: str, proxy: Proxy) -> None:
-    """A refused request is recorded with its status, without a version."""
-    httpx.get(f"{chat}/x")
+    """A refused request is recorded with its status, without an instance, and with more detail for people."""
+    httpx.get(f"{chat}/x?secret=1", headers={"user-agent": "probe"})
     (record,) = proxy.records(1)
-    assert (record.status, record.version, record.client, record.path) == (401, None, None, "/x")
+    assert (record.status, record.instance, record.client, record.attempts) == (401, None, None, 0)
+    (refusal,) = last_refusals(Layout.of(proxy.settings).errors, 5)
+    assert (refusal.request_id, refusal.door, refusal.status) == (record.request_id, "chat", 401)
+    assert (refusal.path, refusal.agent, refusal.details) == ("/x", "probe", "missing_api_key")
 
 
 def test_hostile_requests_are_stopped_at_the_edge(chat: str) -> None:

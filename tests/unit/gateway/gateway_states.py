@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
-from gateway.port import Backend, Endpoint, EnvoySettings, GatewayState, ServiceRoute, Token
-from rollout.nouns import Lease
+from dataclasses import replace
+
+from gateway.port import (
+    Backend,
+    CallRecords,
+    Endpoint,
+    EnvoySettings,
+    GatewayState,
+    GroupRoute,
+    Limits,
+    Member,
+    ServiceRoute,
+    Sticky,
+    Token,
+    Traffic,
+)
+from rollout.nouns import Lease, Mirror
 
 SETTINGS = EnvoySettings(directory="/gw", port=8800)
 ALICE, BOB = Token("alice", "token-of-alice"), Token("bob", "token-of-bob")
@@ -26,3 +41,19 @@ def chat(lease: Lease | None = None, **more: object) -> ServiceRoute:
 def two_services() -> GatewayState:
     """One service in the middle of a canary, one not yet in service."""
     return GatewayState((chat(LEASE), ServiceRoute("embed", (BOB,), response_timeout_s=30.0, body_limit_bytes=4096)))
+
+
+def everything() -> GatewayState:
+    """All that a state can hold: a service that uses each feature, a second one, and a group of both."""
+    traffic = Traffic(
+        balance="prompt",
+        limits=Limits(requests_per_s=100, token_requests_per_s=5, in_flight=64, mirror_in_flight=4),
+        sticky=Sticky("header", "x-session-id"),
+        websocket=True,
+        grpc=True,
+        call_records=CallRecords(),
+    )
+    lease = replace(LEASE, mirrors=(Mirror("embed", None, 10),))
+    embed = ServiceRoute("embed", (BOB,), (backend(1, service="embed"),), 1)
+    group = GroupRoute("prod", (Token("ops", "token-of-ops", may_pin=True),), (Member("chat", 3), Member("embed", 1)))
+    return GatewayState((chat(lease, traffic=traffic), embed), (group,))

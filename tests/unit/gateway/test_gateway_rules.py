@@ -10,10 +10,23 @@ from gateway_states import ALICE, LEASE, backend, chat, two_services
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.port import Backend, Endpoint, GatewayState, ServiceRoute, Token
+from gateway.port import (
+    Backend,
+    CallRecords,
+    Endpoint,
+    GatewayState,
+    GroupRoute,
+    Jwt,
+    Limits,
+    Member,
+    ServiceRoute,
+    Sticky,
+    Token,
+    Traffic,
+)
 from gateway.rules import check, hidden, numbers_only
 from rollout.errors import Refused
-from rollout.nouns import Lease
+from rollout.nouns import Lease, Mirror
 
 
 def refusal(*services: ServiceRoute) -> Refused:
@@ -123,8 +136,83 @@ def test_leases_are_numbers(canary: int, mirror: int, window: int, had: bool) ->
     [chat(stable=2), chat(backends=(backend(1),)), chat(body_limit_bytes=7), chat(response_timeout_s=6.0)],
 )
 def test_all_else_is_structure(changed: ServiceRoute) -> None:
-    """Another stable, other instances, limits or tokens, a first state: the binary is asked."""
+    """Another stable, other versions, other limits, a first state: the binary is asked."""
     assert not numbers_only(GatewayState((chat(),)), GatewayState((changed,)))
     assert not numbers_only(None, GatewayState((chat(),)))
+
+
+def test_instances_tokens_and_weights_are_numbers() -> None:
+    """What our rules check as well as the binary does need not wait for it."""
     renamed = dataclasses.replace(chat(), tokens=(Token("eve", "token-of-eve"),))
-    assert not numbers_only(GatewayState((chat(),)), GatewayState((renamed,)))
+    grown = chat(backends=(backend(1, 3), backend(2)))
+    for changed in (renamed, grown):
+        assert numbers_only(GatewayState((chat(),)), GatewayState((changed,)))
+    old, new = ((GroupRoute("prod", (), (Member("chat", weight),)),) for weight in (1, None))
+    assert numbers_only(GatewayState((chat(),), old), GatewayState((chat(),), new))
+
+
+def group(*members: Member, name: str = "prod", **more: Any) -> GroupRoute:
+    """A group of members of chat's state."""
+    return GroupRoute(name, (), members, **more)
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        (group(name="chat"), "services and groups"),
+        (group(name="P"), "group.name"),
+        (group(Member("none", 1)), "group prod: member"),
+        (group(Member("chat", 1), Member("chat", 2)), "group prod: members"),
+        (group(Member("chat", 1001)), "group prod: weight of chat"),
+        (group(Member("chat", -1)), "group prod: weight of chat"),
+        (group(sticky=Sticky("header", "X")), "group prod: sticky.name"),
+        (group(sticky=Sticky("header", "x-client-id")), "group prod: sticky.name"),
+        (group(sticky=Sticky("cookie", "a b")), "group prod: sticky.name"),
+    ],
+)
+def test_a_groups_broken_rule_is_named(bad: GroupRoute, field: str) -> None:
+    """Each refusal of a group names the field."""
+    with pytest.raises(Refused) as refused:
+        check(GatewayState((chat(),), (bad,)))
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("traffic", "field"),
+    [
+        (Traffic(balance="session"), "balance"),
+        (Traffic(slow_start_s=901), "slow_start_s"),
+        (Traffic(slow_start_s=1, balance="random"), "slow_start_s"),
+        (Traffic(limits=Limits(requests_per_s=0)), "limits.requests_per_s"),
+        (Traffic(limits=Limits(token_requests_per_s=float("nan"))), "limits.token_requests_per_s"),
+        (Traffic(limits=Limits(in_flight=0)), "limits.in_flight"),
+        (Traffic(limits=Limits(mirror_in_flight=-1)), "limits.mirror_in_flight"),
+        (Traffic(jwt=Jwt("me", (), "{}")), "jwt"),
+        (Traffic(jwt=Jwt("me", ("you",), "{}")), "jwt.jwks"),
+        (Traffic(jwt=Jwt("me", ("you",), "no json")), "jwt.jwks"),
+        (Traffic(call_records=CallRecords(percent=101)), "call_records.percent"),
+        (Traffic(call_records=CallRecords(max_body_bytes=0)), "call_records.max_body_bytes"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(traffic: Traffic, field: str) -> None:
+    """Each refusal of how a service is called names the field."""
+    assert refusal(chat(traffic=traffic)).field == f"service chat: {field}"
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        (lease(baseline=9), "lease: baseline"),
+        (lease(baseline=2), "lease: baseline"),
+        (lease(baseline=1), "lease: baseline"),
+        (lease(baseline=3, canary_permille=501), "lease: canary_permille"),
+        (lease(mirrors=(Mirror("chat", 1, 5),)), "mirrors: version"),
+        (lease(mirrors=(Mirror("chat", 9, 5),)), "mirrors: version"),
+        (lease(mirrors=(Mirror("none", None, 5),)), "mirrors: service"),
+        (lease(mirrors=(Mirror("chat", 3, 1001),)), "mirrors: permille"),
+    ],
+)
+def test_a_leases_further_arms_are_checked(bad: Lease, field: str) -> None:
+    """A baseline and further targets of copies must be there, and be others."""
+    service = chat(bad, backends=(backend(1), backend(2), backend(3)))
+    assert refusal(service).field == f"service chat: {field}"

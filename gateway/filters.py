@@ -1,0 +1,293 @@
+"""The filters that each request passes, and the files that feed four of them. Pure.
+
+Keys, JWT issuers and rate limits come from files of their own (extension discovery): Envoy takes a new one for the next
+request on any connection, open ones too, and a renewed lease does not rewrite them. What a service does not use is
+switched off in the chain and costs it nothing; its routes switch on what it does use.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.clusters import T, path_source
+from gateway.names import (
+    AUTH,
+    CLIENT_HEADER,
+    JWT,
+    LIMIT_HEADER,
+    METADATA,
+    PREFIX_HEADER,
+    SERVICE_RATE,
+    TOKEN_RATE,
+    USAGE,
+    client_id,
+)
+from gateway.port import GatewayState, ServiceRoute
+from rollout.limits import LARGEST_BODY
+
+Doc = dict[str, Any]
+RBAC, SIZE, BUFFER, TAP, PROMPT = "rbac", "body-size", "buffer", "calls", "prompt"
+JSON_READER, STREAM_READER, MODULE_READER = "usage-json", "usage-stream", "usage-module"
+KINDS = {
+    AUTH: T + "envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth",
+    JWT: T + "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+    SERVICE_RATE: T + "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+    TOKEN_RATE: T + "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+}
+CALLS = "calls"  #: by this name the recorder of calls reaches the tap filters over the admin interface
+_PROMPT_BYTES = 256  # of a body, from its first message or its prompt on, decide where a request goes
+_MOST_CLIENTS = 10_000  # whose rates are counted one by one
+
+#: FNV-1a over the beginning of the prompt; the header is overwritten, so no client can choose its instance.
+_PROMPT_HASH = f"""
+function envoy_on_request(handle)
+  local body = handle:body()
+  local size = body and body:length() or 0
+  if size == 0 then handle:headers():remove("{PREFIX_HEADER}") return end
+  local text = body:getBytes(0, math.min(size, 4096))
+  local from = string.find(text, '"messages"', 1, true) or string.find(text, '"prompt"', 1, true) or 1
+  local hash = 2166136261
+  for i = from, math.min(#text, from + {_PROMPT_BYTES - 1}) do
+    hash = bit.band(bit.bxor(hash, string.byte(text, i)) * 403, 0xffffffff)
+  end
+  handle:headers():replace("{PREFIX_HEADER}", tostring(hash))
+end
+"""
+
+
+def ecds_file(name: str) -> str:
+    """The file that feeds a filter."""
+    return f"ecds-{name}.json"
+
+
+def chain(xds: str | None, still: dict[str, Doc], module: bool) -> list[Doc]:
+    """The filters of the public listener, in order.
+
+    The fed ones follow their files in ``xds``; to validate, ``xds`` is None and they hold ``still``, by name.
+    """
+    fed = {name: _fed(name, xds, still) for name in KINDS}
+    off = {"disabled": True}
+    return [
+        fed[AUTH],
+        {**fed[JWT], **off},
+        _plain(RBAC, "rbac.v3.RBAC"),
+        {**fed[SERVICE_RATE], **off},
+        {**fed[TOKEN_RATE], **off},
+        _plain(SIZE, "body_size_limit.v3.BodySizeLimit", max_request_bytes=LARGEST_BODY),
+        # The whole body before any of it goes on: a retry and a copy are then complete, and small enough to hold.
+        _plain(BUFFER, "buffer.v3.Buffer", max_request_bytes=1 << 20),
+        {**_plain(PROMPT, "lua.v3.Lua", default_source_code={"inline_string": _PROMPT_HASH}), **off},
+        *answer_chain(module),
+    ]
+
+
+def answer_chain(module: bool) -> list[Doc]:
+    """The filters behind which an instance stands, in both listeners."""
+    off = {"disabled": True}
+    # The recorder tells copies from live requests, and who served, by the connections; no header can feign them.
+    told = dict.fromkeys(
+        ("record_headers_received_time", "record_downstream_connection", "record_upstream_connection"), True
+    )
+    tap = _plain(TAP, "tap.v3.Tap", common_config={"admin_config": {"config_id": CALLS}}, **told)
+    readers = [_module_reader()] if module else [_json_reader(), _stream_reader()]
+    return [{**tap, **off}, *({**reader, **off} for reader in readers), router()]
+
+
+def upgraded_chain(xds: str | None, still: dict[str, Doc]) -> list[Doc]:
+    """The filters of a WebSocket: none that waits for a whole body."""
+    names = (AUTH, JWT, SERVICE_RATE, TOKEN_RATE)
+    fed = {name: _fed(name, xds, still) for name in names}
+    off = {"disabled": True}
+    auth, jwt, service_rate, token_rate = (fed[name] for name in names)
+    rates = [{**service_rate, **off}, {**token_rate, **off}]
+    return [auth, {**jwt, **off}, _plain(RBAC, "rbac.v3.RBAC"), *rates, router()]
+
+
+def fed_docs(state: GatewayState) -> dict[str, Doc]:
+    """The resource of each fed filter, by the filter's name."""
+    configs = {
+        AUTH: keys(state),
+        JWT: issuers(state),
+        SERVICE_RATE: rates(state, "service"),
+        TOKEN_RATE: rates(state, "token"),
+    }
+    kind = T + "envoy.config.core.v3.TypedExtensionConfig"
+    return {name: {"@type": kind, "name": name, "typed_config": config} for name, config in configs.items()}
+
+
+def keys(state: GatewayState) -> Doc:
+    """All tokens of all doors: which key is which client, the door's name in front."""
+    doors = [*state.services, *state.groups]
+    return {
+        "@type": KINDS[AUTH],
+        "credentials": [
+            {"key": t.secret, "client": client_id(door.name, t.client)} for door in doors for t in door.tokens
+        ],
+        "key_sources": [{"header": "Authorization"}],
+        "forwarding": {"header": CLIENT_HEADER, "hide_credentials": True},
+    }
+
+
+def issuers(state: GatewayState) -> Doc:
+    """Who signs the web tokens of each service that takes them instead of keys."""
+    with_jwt = [(service.name, service.traffic.jwt) for service in state.services if service.traffic.jwt]
+    providers = {
+        name: {
+            "issuer": jwt.issuer,
+            "audiences": list(jwt.audiences),
+            "local_jwks": {"inline_string": jwt.jwks},
+            "claim_to_headers": [{"header_name": CLIENT_HEADER, "claim_name": "sub"}],
+            "forward": False,
+        }
+        for name, jwt in with_jwt
+    }
+    asked = {name: {"provider_name": name} for name in providers}
+    return {"@type": KINDS[JWT], "providers": providers, "requirement_map": asked}
+
+
+def rates(state: GatewayState, of: str) -> Doc:
+    """A bucket per service, or per service and client, that refills once a second or, for slow rates, at each request's
+    due time."""
+    rule = {"service": "requests_per_s", "token": "token_requests_per_s"}[of]
+    asked = {s.name: rate for s in state.services if (rate := getattr(s.traffic.limits, rule)) is not None}
+    service = {
+        "metadata": {
+            "descriptor_key": "service",
+            "metadata_key": {"key": METADATA, "path": [{"key": "service"}]},
+            "source": "ROUTE_ENTRY",
+        }
+    }
+    client = {"request_headers": {"header_name": CLIENT_HEADER, "descriptor_key": "client"}}
+    any_client = [{"key": "client"}] if of == "token" else []
+    everything = {"default_value": {"numerator": 100}}
+    return {
+        "@type": KINDS[SERVICE_RATE],
+        "stat_prefix": f"{of}_rate",
+        "filter_enabled": everything,
+        "filter_enforced": everything,
+        "token_bucket": {"max_tokens": 1_000_000_000, "tokens_per_fill": 1_000_000_000, "fill_interval": "1s"},
+        "always_consume_default_token_bucket": False,
+        "max_dynamic_descriptors": _MOST_CLIENTS,
+        "enable_retry_after_header": True,
+        "response_headers_to_add": [set_header(LIMIT_HEADER, f"{rule} of this {of}")],
+        "rate_limits": [{"actions": [service, client] if of == "token" else [service]}],
+        "descriptors": [
+            {"entries": [{"key": "service", "value": name}, *any_client], "token_bucket": bucket(rate)}
+            for name, rate in sorted(asked.items())
+        ],
+    }
+
+
+def bucket(rate: float) -> Doc:
+    """A token bucket of ``rate`` requests per second that holds one second's worth, at least one request.
+
+    >>> bucket(200)["fill_interval"], bucket(0.5)["fill_interval"], bucket(2.5)
+    ('1.000s', '2.000s', {'max_tokens': 5, 'tokens_per_fill': 5, 'fill_interval': '2.000s'})
+    """
+    for interval in (1, 2, 4, 5, 10, 20, 50, 100):
+        tokens = round(rate * interval)
+        if tokens >= 1 and abs(tokens - rate * interval) < 0.01 * rate * interval:
+            return {"max_tokens": tokens, "tokens_per_fill": tokens, "fill_interval": f"{interval:.3f}s"}
+    return {"max_tokens": 1, "tokens_per_fill": 1, "fill_interval": f"{1 / rate:.3f}s"}
+
+
+def switches(service: ServiceRoute, module: bool) -> Doc:
+    """What a route of ``service`` switches on and off: ``typed_per_filter_config``."""
+    traffic, found = service.traffic, dict[str, Doc]()
+    if traffic.jwt:
+        found[AUTH] = OFF
+        found[JWT] = {
+            "@type": T + "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig",
+            "requirement_name": service.name,
+        }
+    else:
+        found[RBAC] = allowed({"prefix": client_id(service.name, "")})
+    if traffic.limits.requests_per_s is not None:
+        found[SERVICE_RATE] = ON
+    if traffic.limits.token_requests_per_s is not None:
+        found[TOKEN_RATE] = ON
+    if service.body_limit_bytes != 1 << 20:
+        kind = T + "envoy.extensions.filters.http.buffer.v3.BufferPerRoute"
+        found[BUFFER] = {"@type": kind, "buffer": {"max_request_bytes": service.body_limit_bytes}}
+    if traffic.balance == "prompt":
+        found[PROMPT] = ON
+    return {**found, **answer_switches(service, module)}
+
+
+def answer_switches(service: ServiceRoute, module: bool) -> Doc:
+    """What a copy needs as well: token counts, and bodies for the records of calls."""
+    readers = [MODULE_READER] if module else [JSON_READER, STREAM_READER]
+    on = readers if service.traffic.usage == "parsed" else []
+    return dict.fromkeys([*on, *([TAP] if service.traffic.call_records else [])], ON)
+
+
+def allowed(*clients: Doc) -> Doc:
+    """Only clients whose id matches one of these; nobody where there are none."""
+    header = [{"header": {"name": CLIENT_HEADER, "string_match": match}} for match in clients]
+    policy = {"permissions": [{"any": True}], "principals": header}
+    rules = {"policies": {"door": policy} if header else {}}
+    return {"@type": T + "envoy.extensions.filters.http.rbac.v3.RBACPerRoute", "rbac": {"rules": rules}}
+
+
+def router() -> Doc:
+    """The last filter. Its own statistics per status are left out: the records hold more."""
+    return _plain("envoy.filters.http.router", "router.v3.Router", suppress_envoy_headers=True, dynamic_stats=False)
+
+
+def set_header(name: str, value: str) -> Doc:
+    """Sets a header, whatever stood there."""
+    return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+
+
+OFF: Doc = {"@type": T + "envoy.config.route.v3.FilterConfig", "disabled": True}
+ON: Doc = {"@type": T + "envoy.config.route.v3.FilterConfig", "config": {}}
+
+
+def _plain(name: str, kind: str, **config: Any) -> Doc:
+    return {"name": name, "typed_config": {"@type": T + "envoy.extensions.filters.http." + kind, **config}}
+
+
+def _fed(name: str, xds: str | None, still: dict[str, Doc]) -> Doc:
+    if xds is None:
+        return {"name": name, "typed_config": still[name]["typed_config"]}
+    source = path_source(f"{xds}/{ecds_file(name)}")
+    return {"name": name, "config_discovery": {"config_source": source, "type_urls": [KINDS[name]]}}
+
+
+def _usage_rules() -> list[Doc]:
+    """Token counts as OpenAI's ``usage`` has them; else the answer's length from llama.cpp's ``timings``.
+
+    Its ``prompt_n`` leaves out what was cached, so it does not say how long a prompt was.
+    """
+    fields = [
+        ("timings", "predicted_n", "out"),
+        ("usage", "prompt_tokens", "in"),
+        ("usage", "completion_tokens", "out"),  # behind the timings: the later rule's value stays
+    ]
+    return [
+        {
+            "selectors": [{"key": outer}, {"key": inner}],
+            "on_present": {"metadata_namespace": USAGE, "key": key, "type": "NUMBER"},
+        }
+        for outer, inner, key in fields
+    ]
+
+
+def _json_reader() -> Doc:
+    answers = {"allow_content_types_regex": {"regex": "application/json.*"}, "rules": _usage_rules()}
+    return _plain(JSON_READER, "json_to_metadata.v3.JsonToMetadata", response_rules=answers)
+
+
+def _stream_reader() -> Doc:
+    kind = T + "envoy.extensions.content_parsers.json.v3.JsonContentParser"
+    parser = {"@type": kind, "rules": [{"rule": rule} for rule in _usage_rules()]}
+    events = {
+        "max_event_size": 65536,
+        "content_parser": {"name": "envoy.content_parsers.json", "typed_config": parser},
+    }
+    return _plain(STREAM_READER, "sse_to_metadata.v3.SseToMetadata", response_rules=events)
+
+
+def _module_reader() -> Doc:
+    module = {"dynamic_module_config": {"name": "usage"}, "filter_name": "usage"}
+    return _plain(MODULE_READER, "dynamic_modules.v3.DynamicModuleFilter", **module)

@@ -1,0 +1,7 @@
+"""TLS."""
+
+from gateway.port import EnvoySettings
+
+
+def transport_socket(settings: EnvoySettings):
+    return None
