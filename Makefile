@@ -13,7 +13,7 @@ $(QUIET) t=$$(mktemp -d /tmp/rh.XXXXXX); trap 'rm -rf "$$t"' EXIT; mkdir "$$t/tm
   $(BIN)/python -m pytest --basetemp="$$t/t"
 endef
 
-.PHONY: help demo test test-unit test-integration lint bench lock setup clean
+.PHONY: help demo test test-unit test-integration soak lint bench lock setup clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -30,6 +30,9 @@ test-unit: setup ## the tests that need no server (under a minute)
 
 test-integration: setup ## the tests with real servers only
 	@$(tests) tests/integration tests/e2e
+
+soak: setup ## 10,000 changes and 1,000 leases of a gateway under load (a quarter of an hour)
+	@$(tests) tests/soak
 
 lint: setup ## style and import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache
@@ -49,6 +52,7 @@ $(READY): requirements/test.txt pyproject.toml
 lock: ## pin the dependencies again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q requirements/test.in -o requirements/test.txt
 	uv pip compile --no-deps --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q requirements/sample-model.in -o requirements/sample-model.txt
+	uv pip compile --no-deps --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q requirements/eas-client.in -o requirements/eas-client.txt
 
 clean: ## stop the stack and delete everything that was made here
 	@if [ -x $(BIN)/roundhouse ] && [ -d $(STATE) ]; then $(BIN)/roundhouse down || exit 1; fi

@@ -12,11 +12,19 @@ import time
 import uvicorn
 
 from agent.app import make_app, prefect_emitter
+from agent.metrics_page import metrics_page
+from agent.parts import Parts
 from agent.probes import Probes
-from agent.reconcile import Parts, Reconciler
+from agent.reconcile import Reconciler
+from agent.watch import TrafficWatch
 from configs.stack import Stack, load_stack
+from gateway import tls
+from gateway.admin import Admin
+from gateway.dropped import dropped_copies
 from gateway.port import EnvoySettings, open_gateway
-from gateway.records import rotate
+from gateway.recorder import keep_recorder
+from gateway.records import end_of_records, rotate
+from gateway.render import Layout
 from gateway.tokens import TokenFile
 from platforms.port import open_platform
 from store.port import Store, open_store
@@ -55,7 +63,7 @@ class Loop:
             time.sleep(LOOK_S)
 
     def _tidy(self) -> None:
-        """Keep the records bounded on disk."""
+        """Keep the records bounded on disk, and the certificate that is served the one on disk."""
         if time.monotonic() - self._tidied < TIDY_S:
             return
         self._tidied = time.monotonic()
@@ -63,6 +71,10 @@ class Loop:
             rotate(self._gateway, RECORDS_BYTES, RECORDS_FILES)
         except Exception:
             log.exception("the records could not be rotated")
+        try:
+            tls.refresh(self._gateway)
+        except Exception:
+            log.exception("the certificate could not be renewed")
 
 
 def main() -> int:
@@ -77,8 +89,13 @@ def main() -> int:
     store = open_store(stack.store())
     loop = Loop(Reconciler(_parts(stack, store)), stack.gateway())
     loop.start()
+    recorder = (stack.gateway(), threading.Event())
+    threading.Thread(target=keep_recorder, args=recorder, name="calls", daemon=True).start()
     secret = (stack.secrets / "mlflow-webhook").read_text().strip()
-    app = make_app(store, secret, prefect_emitter(stack.prefect_api), loop.alive)
+    watch = _watch(stack, store)
+    threading.Thread(target=watch.keep_looking, name="watch", daemon=True).start()
+    emit, metrics = prefect_emitter(stack.prefect_api), metrics_page(stack.gateway())
+    app = make_app(store, secret, emit, loop.alive, metrics, watch.page)
     uvicorn.run(app, host=stack.host, port=stack.ports.agent, log_level="warning", access_log=False)
     return 0
 
@@ -89,10 +106,18 @@ def _parts(stack: Stack, store: Store) -> Parts:
         platform=open_platform(stack.platform()),
         gateway=open_gateway(stack.gateway()),
         engines=stack.engines(),
-        tokens=TokenFile(stack.secrets / "tokens.json"),
+        tokens=TokenFile(stack.tokens),
         probes=Probes(),
         ports=range(stack.ports.engines_from, stack.ports.engines_to + 1),
         host=stack.host,
+    )
+
+
+def _watch(stack: Stack, store: Store) -> TrafficWatch:
+    layout = Layout.of(stack.gateway())
+    admin = Admin(layout.admin)
+    return TrafficWatch(
+        store, open_gateway(stack.gateway()), lambda: dropped_copies(admin), end_of_records(layout.records)
     )
 
 

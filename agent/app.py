@@ -14,6 +14,7 @@ import httpx
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from agent.metrics_page import CONTENT_TYPE
 from configs.files import service_for
 from model_registry.webhook import Promotion, verify
 from rollout.errors import RoundhouseError
@@ -22,10 +23,15 @@ from store.port import Event, Store
 log = logging.getLogger("roundhouse.agent")
 EVENT = "roundhouse.promotion"  # what the automation in prefect.yaml waits for
 Emit = Callable[[dict[str, Any]], None]
+Page = Callable[[], bytes]
+Seen = dict[str, Any]
 
 
-def make_app(store: Store, secret: str, emit: Emit, alive: Callable[[], bool]) -> FastAPI:
-    """The application. ``emit`` hands an event to Prefect; ``alive`` says whether the loop still turns."""
+def make_app(
+    store: Store, secret: str, emit: Emit, alive: Callable[[], bool], metrics: Page, traffic: Callable[[], Seen]
+) -> FastAPI:
+    """The application. ``emit`` hands an event to Prefect; ``alive`` says whether the loop still turns; ``metrics``
+    makes the page for Prometheus; ``traffic`` says what the records show of splits and mirrors."""
     app = FastAPI(title="Roundhouse agent", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/healthz")
@@ -36,12 +42,22 @@ def make_app(store: Store, secret: str, emit: Emit, alive: Callable[[], bool]) -
     @app.get("/v1/status")
     def status() -> dict[str, Any]:
         return {
+            "in_force": _plain(store.in_force()),
             "services": [{**asdict(s), "observed": _plain(store.observed(s.name))} for s in store.services()],
+            "groups": [{**asdict(g), "observed": _plain(store.observed(g.name))} for g in store.groups()],
             "versions": [asdict(v) for v in store.versions()],
             "instances": [asdict(i) for i in store.instances()],
             "releases": [asdict(r) for r in store.releases(limit=20)],
             "events": [asdict(e) for e in store.events(limit=50)],
         }
+
+    @app.get("/v1/traffic")
+    def traffic_seen() -> Seen:
+        return traffic()
+
+    @app.get("/metrics")
+    def metrics_page() -> Response:
+        return Response(metrics(), media_type=CONTENT_TYPE)
 
     @app.post("/hooks/mlflow")
     async def mlflow_hook(request: Request, response: Response) -> dict[str, str]:

@@ -7,44 +7,22 @@ Doing a tick twice is harmless; an agent that was killed goes on where the store
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 
 from agent.lifecycle import Bounds, Do, Seen, next_state
-from agent.probes import Probes
-from agent.routes import acceptable, gateway_state
-from engines.port import EngineKind, EngineSettings, EngineSpec, open_engine, spec_of
-from gateway.port import Gateway, GatewayState, ServiceRoute
-from gateway.rules import check
-from gateway.tokens import TokenFile
-from platforms.port import InstanceSpec, Platform, Running
-from platforms.ports import is_free
+from agent.parts import Parts
+from agent.traffic import Traffic
+from engines.port import EngineKind, EngineSpec, open_engine, spec_of
+from platforms.port import InstanceSpec, Running
 from rollout.errors import Conflict, RoundhouseError, Unavailable
 from rollout.limits import RESERVED_PORTS
 from rollout.nouns import Engine, Health, Phase
-from store.port import Event, InstanceState, Observed, Store, VersionState
+from store.port import Event, InstanceState, VersionState
 from store.steer import STALE_S
 
 log = logging.getLogger("roundhouse.agent")
 LOST_AFTER_S = 15.0  # after a lease's end, a release that has not renewed it counts as lost
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What the loop works on; tests hand in the in-memory ones."""
-
-    store: Store
-    platform: Platform
-    gateway: Gateway
-    engines: EngineSettings
-    tokens: TokenFile
-    probes: Probes
-    ports: range
-    host: str = "127.0.0.1"
-    clock: Callable[[], float] = time.time
-    port_free: Callable[[int, str], bool] = is_free
 
 
 class Reconciler:
@@ -52,16 +30,13 @@ class Reconciler:
 
     def __init__(self, parts: Parts) -> None:
         self._p = parts
-        self._applied: GatewayState | None = None
-        self._refused: tuple[GatewayState, float] | None = None
-        self._told: dict[str, str] = {}
-        self._good = parts.gateway.confirmed()  # what a refused service falls back to, also after a restart
+        self._traffic = Traffic(parts, self._note)
         self._inherited = True  # what stands in the store was written before this agent began
 
     def tick(self) -> None:
         """One look and what follows from it. Raises nothing that a later tick could mend; it is logged."""
         steps = (self._end_inherited_leases, self._end_silent_releases, self._retire_versions, self._move_instances)
-        for step in (*steps, self._end_lost_leases, self._move_traffic):
+        for step in (*steps, self._end_lost_leases, self._traffic.steer):
             _guarded(step.__name__.strip("_"), step)
 
     # --- instances
@@ -197,47 +172,6 @@ class Reconciler:
     def _end(self, service: str, release: str, reason: str) -> None:
         self._p.store.finish_release(release, Phase.FAILED, reason, self._p.clock(), {})
         self._note(service, "lost", reason, release)
-
-    def _move_traffic(self) -> None:
-        p, now = self._p, self._p.clock()
-        wanted = gateway_state(
-            p.store.services(), p.store.versions(), p.store.instances(), p.store.leases(), p.tokens.of, int(now * 1000)
-        )
-        state, refused = acceptable(wanted, self._good, check)
-        mended = bool(self._told.keys() - refused.keys())
-        self._tell_refused(refused)
-        if (state == self._applied and not mended) or (
-            self._refused and self._refused[0] == state and now < self._refused[1] + 1.0
-        ):
-            return
-        try:
-            applied = p.gateway.apply(state)
-        except RoundhouseError as error:
-            self._refused = (state, now)
-            self._observe(state.services, "", str(error))
-            log.error("%s", error)
-            return
-        self._observe([s for s in state.services if s.name not in refused], applied.revision, "")
-        self._applied, self._good, self._refused = state, state, None
-
-    def _tell_refused(self, refused: dict[str, str]) -> None:
-        """One service's mistake is told there, and holds up no other."""
-        for name, error in refused.items():
-            if self._told.get(name) != error:
-                log.error("%s", error)
-                self._observe([ServiceRoute(name, ())], "", error)
-        self._told = refused
-
-    def _observe(self, routes: Sequence[ServiceRoute], revision: str, error: str) -> None:
-        for route in routes:
-            before = self._p.store.observed(route.name)
-            if error:
-                stable, lease, version = (before.stable, before.lease, before.revision) if before else (None, None, "")
-            else:
-                stable, lease, version = route.stable, route.lease, revision
-            self._p.store.put_observed(Observed(route.name, stable, lease, version, self._p.clock(), error))
-            if not error and before and before.stable != stable:
-                self._note(route.name, "traffic", f"stable is version {stable}")
 
     def _note(self, service: str, kind: str, text: str, release: str = "") -> None:
         log.info("%s: %s", service, text)

@@ -128,7 +128,7 @@ def _start_client(show: Demo) -> subprocess.Popen[bytes]:
     show.counts_file.unlink(missing_ok=True)
     key = folder / "token"
     with open(os.open(key, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(TokenFile(show.stack.secrets / "tokens.json").secret(SERVICE))
+        file.write(TokenFile(show.stack.tokens).secret(SERVICE))
     url = f"{show.stack.gateway_url}/api/predict/{SERVICE}"
     command = [sys.executable, "-m", "loadtest.steady", "--url", url, "--token-file", str(key)]
     command += ["--out", str(show.counts_file), "--users", "3", "--rate", "6", "--max-tokens", "16"]
@@ -197,7 +197,7 @@ def _finding(version: int, finding: dict[str, Any]) -> tuple[Any, ...]:
 
 def _tell_how_to_call(stack: Stack) -> None:
     url = f"{stack.gateway_url}/api/predict/{SERVICE}/v1"
-    key = f"@<(.venv/bin/roundhouse token {SERVICE} --header)"
+    key = f"@<(.venv/bin/roundhouse token show {SERVICE} --header)"
     out.print(
         f"Prefect  {stack.prefect_api.removesuffix('/api')}\nMLflow   {stack.mlflow_url}\nGateway  {url}\n",
         markup=False,

@@ -1,7 +1,8 @@
 """``roundhouse``: the command line.
 
 Exit codes: 0 done, 1 failed, 2 refused input, 3 not found, 4 somebody else holds it, 5 a part does not answer,
-6 a file is not what its record says, 7 the gateway refused, 10 a release was rolled back.
+6 a file is not what its record says, 7 the gateway refused,
+8 an alarm stands, 10 a release was rolled back.
 """
 
 from __future__ import annotations
@@ -10,7 +11,18 @@ import sys
 
 import typer
 
-from cli import model_commands, release_commands, traffic_commands, use_commands
+from cli import (
+    call_record_commands,
+    gateway_commands,
+    group_commands,
+    model_commands,
+    record_commands,
+    release_commands,
+    token_commands,
+    traffic_commands,
+    use_commands,
+)
+from cli.apply_command import apply
 from cli.demo import demo
 from cli.engine_stress import stress_engine
 from cli.screen import complain
@@ -28,6 +40,10 @@ app.command()(up)
 app.command()(down)
 app.command()(status)
 app.add_typer(model_commands.app, name="model")
+app.add_typer(gateway_commands.app, name="gateway")
+app.add_typer(traffic_commands.app, name="traffic")
+app.add_typer(token_commands.app, name="token")
+app.add_typer(group_commands.app, name="group")
 for command in (
     release_commands.build,
     release_commands.deploy,
@@ -35,12 +51,12 @@ for command in (
     release_commands.rollback,
     release_commands.redeploy,
     release_commands.retire,
-    traffic_commands.traffic,
-    traffic_commands.mirror,
     use_commands.stress,
     use_commands.logs,
     use_commands.call,
-    use_commands.token,
+    apply,
+    record_commands.records,
+    call_record_commands.calls,
     stress_engine,
     demo,
 ):

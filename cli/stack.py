@@ -17,18 +17,23 @@ import httpx
 import psutil
 
 from cli.deployments import ensure_deployments, ensure_pool, tail, worker_is_online
-from cli.parts import Part, parts
+from cli.gateway_process import GatewayProcesses
+from cli.parts import GATEWAYS, Part, apart_from_gateway, parts
 from cli.preparing import key, only_one, prepare, require_ports
 from cli.processes import end, marked, strays
 from configs.environment import process_environment
 from configs.stack import Stack
-from gateway.command import write_bootstrap
+from gateway.command import is_current, write_bootstrap
+from gateway.render import Layout
+from gateway.slots import in_charge, other
+from gateway.upgrade import finish, quieten, relieve, send_away
 from model_registry.port import open_registry
 from platforms.on_process import ALREADY_STARTED, ProcessStates, Supervisor, SupervisorPlatform, write_aside
 from platforms.port import ProcessState
 from rollout.errors import Unavailable
 
 Say = Callable[[str, str], None]  # (step, state)
+QUIET_S = 5.0  # after the instances' end, for the last bytes of their answers
 DRAIN_S = 40.0  # engines finish their open streams in 30 s; supervisord kills them after 35 s
 GRACE_S = 15.0
 LOOK_S = 0.1
@@ -49,11 +54,12 @@ def up(stack: Stack, say: Say) -> None:
         with ThreadPoolExecutor(3) as pool:
             mlflow = pool.submit(_run, supervisor, by_name["mlflow"], say)
             prefect = pool.submit(_run, supervisor, by_name["prefect"], say)
-            agent = pool.submit(_serve, stack, supervisor, by_name, say)
+            agent = pool.submit(_serve, stack, supervisor, by_name["agent"], say)
             flows = pool.submit(_flows, stack, supervisor, by_name["worker"], prefect, say)
             _all_of(prefect, mlflow, agent)
             _webhook(stack, say)
             _all_of(flows)
+    finish(stack.gateway(), GatewayProcesses(supervisor), lambda text: say("gateway", text))
 
 
 def down(stack: Stack, say: Say) -> None:
@@ -72,7 +78,9 @@ def _halt(stack: Stack, supervisor: Supervisor, say: Say) -> None:
     """Everything under supervisord, and itself. The gateway goes after the instances whose streams it carries."""
     _stop(supervisor, ("worker", "agent"), say)
     _stop_instances(stack, say)
-    _stop(supervisor, ("gateway", "prefect", "mlflow"), say)
+    quieten(stack.gateway(), QUIET_S)
+    gateways = tuple(name for name in GATEWAYS.values() if not _ended(supervisor, name))
+    _stop(supervisor, (*gateways, "prefect", "mlflow"), say)
     pid = _pid(supervisor)
     supervisor.call("shutdown")
     if pid:
@@ -96,10 +104,16 @@ def _sweep(stack: Stack, say: Say) -> None:
 
 
 def _supervisord(stack: Stack, conf: str, say: Say) -> Supervisor:
-    """A supervisord that answers and knows ``conf``; one with another configuration is replaced."""
+    """A supervisord that answers and knows ``conf``; one with another configuration is replaced.
+
+    What differs for the gateway alone is left to its upgrade.
+    """
     supervisor, file = Supervisor(str(stack.supervisor_socket)), stack.run / "supervisor.conf"
-    pid = _pid(supervisor)
-    if pid and file.exists() and file.read_text() == conf:
+    pid, known = _pid(supervisor), file.read_text() if file.exists() else ""
+    if pid and apart_from_gateway(known) == apart_from_gateway(conf):
+        if known != conf:
+            _stop(supervisor, ("agent",), say)  # it reads the gateway's settings at its start
+            write_aside(file, conf)
         end(_blocking(stack, pid), GRACE_S)
         say("supervisor", "ready")
         return supervisor
@@ -160,12 +174,12 @@ def _run(supervisor: Supervisor, part: Part, say: Say) -> None:
 
 def _start(supervisor: Supervisor, part: Part) -> bool:
     """Whether it had to be started."""
-    info = supervisor.info(part.name)
+    info = supervisor.info(part.program)
     if info and info["state"] in (ProcessStates.RUNNING, ProcessStates.STARTING):
         return False
     if info and info["state"] == ProcessStates.STOPPING:
-        _until(lambda: supervisor.info(part.name)["state"] in ENDED, GRACE_S, part.name, part.log)
-    supervisor.call("startProcess", part.name, False, ignore=ALREADY_STARTED)
+        _until(lambda: supervisor.info(part.program)["state"] in ENDED, GRACE_S, part.name, part.log)
+    supervisor.call("startProcess", part.program, False, ignore=ALREADY_STARTED)
     return True
 
 
@@ -173,7 +187,7 @@ def _wait(supervisor: Supervisor, part: Part, ready: Callable[[], bool]) -> None
     def done() -> bool:
         if ready():
             return True
-        if supervisor.info(part.name)["state"] in ENDED:
+        if supervisor.info(part.program)["state"] in ENDED:
             raise Unavailable(f"{part.name} ended while it was starting; the end of {part.log}: {tail(part.log)}")
         return False
 
@@ -181,20 +195,31 @@ def _wait(supervisor: Supervisor, part: Part, ready: Callable[[], bool]) -> None
 
 
 def answers(url: str) -> bool:
-    """Whether a server is there and not failing (any status below 500)."""
+    """Whether a server is there and not failing (any status below 500); whose certificate it shows is no matter."""
     try:
-        return httpx.get(url, timeout=2.0, trust_env=False).status_code < 500
+        return httpx.get(url, timeout=2.0, trust_env=False, verify=False).status_code < 500
     except httpx.HTTPError:
         return False
 
 
-def _serve(stack: Stack, supervisor: Supervisor, by_name: dict[str, Part], say: Say) -> None:
+def _serve(stack: Stack, supervisor: Supervisor, agent: Part, say: Say) -> None:
     """Envoy, then the agent that steers it."""
-    info = supervisor.info("gateway")
-    if not info or info["state"] in ENDED:
-        write_bootstrap(stack.gateway())
-    _run(supervisor, by_name["gateway"], say)
-    _run(supervisor, by_name["agent"], say)
+    _gateway(stack, supervisor, say)
+    _run(supervisor, agent, say)
+
+
+def _gateway(stack: Stack, supervisor: Supervisor, say: Say) -> None:
+    """One Envoy, as it is asked for; one that is not is relieved without loss, one that was relieved leaves."""
+    settings, processes = stack.gateway(), GatewayProcesses(supervisor)
+    slot = in_charge(Layout.of(settings))
+    if not any(processes.pid(each) for each in GATEWAYS):
+        write_bootstrap(settings)
+        processes.start(slot)
+    elif not processes.pid(slot) or not is_current(settings, slot):
+        relieve(settings, processes, lambda text: say("gateway", text))
+    elif processes.pid(other(slot)):
+        send_away(settings, processes, other(slot))
+    _run(supervisor, next(part for part in parts(stack) if part.name == "gateway"), say)
 
 
 def _flows(stack: Stack, supervisor: Supervisor, worker: Part, prefect: Future[None], say: Say) -> None:

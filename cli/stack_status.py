@@ -7,20 +7,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from cli.parts import Part, parts
+from cli.parts import GATEWAYS, Part, parts
 from cli.processes import listening_port, marked, memory_mib
 from cli.stack import answers
+from cli.traffic_show import Seen, observed
 from configs.stack import Stack
 from platforms.on_process import ProcessStates, Supervisor
 from rollout.errors import Unavailable
-from store.port import open_store
+from store.port import Store, open_store
 
 ALIVE = (ProcessStates.RUNNING, ProcessStates.STARTING, ProcessStates.STOPPING)
 
 
 @dataclass(frozen=True)
 class PartStatus:
-    """One line of ``roundhouse status``. Health: ready, starting, running, stopping, stopped, failed, stray."""
+    """One line of ``roundhouse status``. Health: ready, starting, running, stopping, stopped, failed, stray, alarm,
+    refused."""
 
     name: str
     pid: int | None
@@ -36,11 +38,13 @@ def status(stack: Stack) -> list[PartStatus]:
     infos, pid = _infos(stack)
     known = parts(stack)
     with ThreadPoolExecutor(len(known)) as pool:
-        lines = list(pool.map(lambda part: _part(part, infos.get(part.name)), known))
-    names = {part.name for part in known}
+        lines = list(pool.map(lambda part: _part(part, infos.get(part.program)), known))
+    names = {part.name for part in known} | set(GATEWAYS.values())
     lives = {i.id: str(i.health) for i in open_store(stack.store()).instances()} if infos else {}
     instances = [_instance(info, lives) for name, info in sorted(infos.items()) if name not in names]
-    return [_supervisor(stack, pid), *lines, *instances, *_strays(stack, pid)]
+    alarms = traffic_alarms(observed(stack) if infos else None)
+    refused = refusals(open_store(stack.store())) if infos else []
+    return [_supervisor(stack, pid), *lines, *instances, *alarms, *refused, *_strays(stack, pid)]
 
 
 def _infos(stack: Stack) -> tuple[dict[str, dict[str, Any]], int | None]:
@@ -72,6 +76,28 @@ def _instance(info: dict[str, Any], lives: dict[str, str]) -> PartStatus:
     health = lives.get(info["name"], "running") if info["state"] == ProcessStates.RUNNING else state_word(info)
     memory, port = (memory_mib(pid), listening_port(pid)) if pid else (None, None)
     return PartStatus(info["name"], pid, port, health, memory, detail(info), instance=True)
+
+
+def traffic_alarms(seen: Seen | None) -> list[PartStatus]:
+    """What is proven not to go where it was asked to go; `roundhouse traffic` ends with 8 then."""
+    page = seen or {}
+    shares = [(s["door"], s) for s in (*page.get("shares", ()), *page.get("members", ()))]
+    alarms = [
+        (door, one) for door, one in (*shares, *((c["source"], c) for c in page.get("copies", ()))) if one["alarm"]
+    ]
+    return [
+        PartStatus(f"traffic {door}", None, None, "alarm", None, one["text"], instance=True) for door, one in alarms
+    ]
+
+
+def refusals(store: Store) -> list[PartStatus]:
+    """Changes that the gateway did not take over, with the reason; what was in force before still is."""
+    doors = [*(s.name for s in store.services()), *(g.name for g in store.groups())]
+    observed = {door: seen.error for door in doors if (seen := store.observed(door)) and seen.error}
+    whole = store.in_force()
+    if whole and whole.error and whole.error not in observed.values():
+        observed["(all)"] = whole.error
+    return [PartStatus(f"traffic {door}", None, None, "refused", None, why, True) for door, why in observed.items()]
 
 
 def _strays(stack: Stack, pid: int | None) -> list[PartStatus]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import sys
 import time
 from collections import deque
@@ -14,7 +15,7 @@ import typer
 
 from cli.screen import err, out, say, show_json, show_table
 from configs.order import load_order
-from configs.stack import load_stack
+from configs.stack import Stack, load_stack
 from gateway.tokens import TokenFile
 from loadtest.port import open_loadtest
 from rollout.errors import NotFound, RoundhouseError, Unavailable
@@ -80,20 +81,6 @@ def logs(
             sys.stdout.flush()
 
 
-def token(
-    service: Annotated[str, typer.Argument(help="A service that was released.")],
-    header: Annotated[
-        bool, typer.Option(help="As a header line, for curl's -H @FILE: no token on a command line.")
-    ] = False,
-) -> None:
-    """Print the service's token, for clients; keep it as you keep a password.
-
-    Example: `curl -H @<(roundhouse token chat --header) ...`
-    """
-    secret = TokenFile(load_stack().secrets / "tokens.json").secret(service)
-    sys.stdout.write(f"Authorization: Bearer {secret}\n" if header else f"{secret}\n")
-
-
 def call(
     service: Annotated[str, typer.Argument(help="A service that was released.")],
     prompt: Annotated[str, typer.Argument(help="What to ask.")] = "The capital of France is",
@@ -109,10 +96,13 @@ def call(
     path = "chat/completions" if chat else "completions"
     asked = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
     body = {**asked, "max_tokens": max_tokens, "stream": not as_json, "temperature": 0}
-    headers = {"Authorization": f"Bearer {TokenFile(stack.secrets / 'tokens.json').secret(service)}"}
+    headers = {"Authorization": f"Bearer {TokenFile(stack.tokens).secret(service)}"}
     url = f"{stack.gateway_url}/api/predict/{service}/v1/{path}"
     try:
-        with httpx.stream("POST", url, json=body, headers=headers, timeout=120.0, trust_env=False) as answer:
+        trust = trusted(stack)
+        with httpx.stream(
+            "POST", url, json=body, headers=headers, timeout=120.0, trust_env=False, verify=trust
+        ) as answer:
             if answer.is_error:
                 raise CallFailed(f"the gateway answered {answer.status_code}: {answer.read().decode()[:500]}")
             if as_json:
@@ -127,6 +117,22 @@ def call(
             )
     except httpx.HTTPError as error:
         raise Unavailable(f"the gateway does not answer at {url}: {error}; is the stack up?") from error
+
+
+def trusted(stack: Stack) -> ssl.SSLContext | bool:
+    """Whom a call of the gateway trusts: with TLS its own certificate alone, whatever name that is for.
+
+    The gateway is called by its address, which certificates seldom bear. Raises Unavailable.
+    """
+    if stack.tls is None:
+        return True
+    try:
+        context = ssl.create_default_context(cafile=str(stack.project / stack.tls.certificate))
+    except (OSError, ssl.SSLError) as error:
+        raise Unavailable(f"the gateway's certificate {stack.tls.certificate} cannot be read: {error}") from error
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it need not lead to a root that this machine knows
+    return context
 
 
 class CallFailed(RoundhouseError):

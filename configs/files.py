@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from configs.load import Config, load
 from configs.stack import project_directory
+from configs.traffic_files import GroupFile, TrafficFields
 from engines.port import EngineSpec, Faults
 from rollout.errors import NotFound, Refused
 from rollout.limits import LARGEST_BODY, LONGEST_TIMEOUT_S, RESERVED_PORTS, SERVICE_NAME, SHORTEST_TIMEOUT_S
@@ -20,8 +21,8 @@ Name = Annotated[str, Field(pattern=NAME)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
-class ServiceFile(Config):
-    """``configs/services/<name>.yaml``: what users call, and which registry alias releases into it."""
+class ServiceFile(TrafficFields):
+    """``configs/services/<name>.yaml``: what users call, how, and which registry alias releases into it."""
 
     kind: Literal["service"] = "service"
     name: Annotated[str, Field(pattern=SERVICE_NAME)]
@@ -127,6 +128,7 @@ class RolloutFile(Config):
     on_timeout: OnTimeout = OnTimeout.ROLL_BACK
     warm_up_requests: Annotated[int, Field(ge=1, le=1000)] = 8
     stress: Name | None = "short"
+    baseline: bool = False  # judge against a copy of stable of the candidate's size and age
     keep_warm_s: Annotated[float, Field(ge=0, le=86_400)] = 300.0
 
     def policy(self) -> Policy:
@@ -141,6 +143,7 @@ class RolloutFile(Config):
             "on_timeout",
             "warm_up_requests",
             "keep_warm_s",
+            *(("baseline",) if hasattr(Policy, "baseline") else ()),
         )
         return Policy(
             steps=tuple(permille("steps_percent", share) for share in self.steps_percent),
@@ -173,6 +176,30 @@ def load_services() -> list[ServiceFile]:
             rule = f"service {other} is bound to this alias of {service.model} already"
             raise Refused(f"{service.name}.yaml: alias", service.alias, rule, "give it another alias")
     return services
+
+
+def load_group(name: str) -> GroupFile:
+    """The group of that name; its file bears the name too. Raises NotFound, Refused."""
+    group = load(GroupFile, _path("groups", name))
+    if group.name != name:
+        raise Refused("name", group.name, f"the file {name}.yaml holds another group", f"name it {group.name}.yaml")
+    return group
+
+
+def load_groups() -> list[GroupFile]:
+    """All groups of this project, by name. Raises Refused when one bears a service's name or has unknown members."""
+    folder = project_directory() / "configs"
+    services = {p.stem for p in (folder / "services").glob("*.yaml")}
+    groups = [load_group(p.stem) for p in sorted((folder / "groups").glob("*.yaml"))]
+    for group in groups:
+        if group.name in services:
+            rule = "a service has this name, and both are paths of the gateway"
+            raise Refused(f"groups/{group.name}.yaml: name", group.name, rule, "give the group another name")
+        for member in group.members:
+            if member.service not in services:
+                rule = f"there is no such service; there are: {', '.join(sorted(services)) or 'none'}"
+                raise Refused(f"groups/{group.name}.yaml: members", member.service, rule, "name one of them")
+    return groups
 
 
 def load_engine(name: str) -> EngineFile:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from configs.load import Config, load
 from engines.port import LocalSettings
-from gateway.port import EnvoySettings
+from gateway.port import EnvoySettings, Tls, Tracing
 from loadtest.port import LocustSettings
 from model_registry.port import MlflowSettings
 from platforms.port import SupervisorSettings
@@ -48,12 +48,29 @@ class Ports(Config):
         return self
 
 
+class TlsFile(Config):
+    """Certificate chain and key of the gateway: PEM files, their paths from the project."""
+
+    certificate: Annotated[str, Field(min_length=1)]
+    key: Annotated[str, Field(min_length=1)]
+
+
+class TracingFile(Config):
+    """An OpenTelemetry collector (OTLP over HTTP), and the share of requests that begin a trace."""
+
+    host: Annotated[str, Field(min_length=1)]
+    port: Annotated[int, Field(ge=1, le=65535)] = 4318
+    percent: Annotated[float, Field(gt=0, le=100)] = 1.0
+
+
 class StackFile(Config):
     """``configs/stack.yaml``."""
 
     kind: Literal["stack"] = "stack"
     host: Literal["127.0.0.1"] = "127.0.0.1"
     ports: Ports = Ports()
+    tls: TlsFile | None = None  # null: plain HTTP
+    tracing: TracingFile | None = None  # null: no traces
 
 
 class Stack(Config):
@@ -63,6 +80,8 @@ class Stack(Config):
     home: Path
     host: str = "127.0.0.1"
     ports: Ports = Ports()
+    tls: TlsFile | None = None
+    tracing: TracingFile | None = None
 
     @property
     def run(self) -> Path:
@@ -84,6 +103,11 @@ class Stack(Config):
         return self.home / "secrets"
 
     @property
+    def tokens(self) -> Path:
+        """The keys that open services and groups."""
+        return self.secrets / "tokens.json"
+
+    @property
     def supervisor_socket(self) -> Path:
         return self.run / "supervisor.sock"
 
@@ -101,7 +125,7 @@ class Stack(Config):
 
     @property
     def gateway_url(self) -> str:
-        return f"http://{self.host}:{self.ports.gateway}"
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.ports.gateway}"
 
     def registry(self) -> MlflowSettings:
         return MlflowSettings(uri=self.mlflow_url, cache_directory=str(self.cache))
@@ -117,7 +141,14 @@ class Stack(Config):
         )
 
     def gateway(self) -> EnvoySettings:
-        return EnvoySettings(directory=str(self.home / "gateway"), host=self.host, port=self.ports.gateway)
+        files = self.tls.model_dump() if self.tls else {}
+        return EnvoySettings(
+            directory=str(self.home / "gateway"),
+            host=self.host,
+            port=self.ports.gateway,
+            tls=Tls(**{name: str(self.project / path) for name, path in files.items()}) if self.tls else None,
+            tracing=Tracing(**self.tracing.model_dump()) if self.tracing else None,
+        )
 
     def loadtest(self) -> LocustSettings:
         return LocustSettings()
@@ -140,4 +171,4 @@ def load_stack() -> Stack:
     path = Path(os.environ.get("ROUNDHOUSE_STACK", project / "configs" / "stack.yaml"))
     file = load(StackFile, path)
     home = Path(os.environ.get("ROUNDHOUSE_HOME", project / ".roundhouse")).absolute()
-    return Stack(project=project, home=home, host=file.host, ports=file.ports)
+    return Stack(project=project, home=home, host=file.host, ports=file.ports, tls=file.tls, tracing=file.tracing)

@@ -16,7 +16,7 @@ from tasks.ticket import begin
 
 @flow(name="deploy", flow_run_name="deploy-{service}", **HOOKS)
 def deploy(service: Service, model: Model = "", engine: Engine = "") -> int:
-    """Start a version and leave it ready; `roundhouse traffic` and `roundhouse mirror` can then send it requests.
+    """Start a version and leave it ready; `roundhouse traffic set` or `mirror` can then send it requests.
 
     Args:
         service: a file of configs/services

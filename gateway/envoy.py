@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from gateway import command, files, saved
-from gateway.admin import Admin
+from gateway.admin import admin_at
 from gateway.history import note, read_history
 from gateway.names import LISTENER, instance_of, version_cluster
 from gateway.port import Applied, Change, Cursor, EnvoySettings, GatewayRefused, GatewayState, Record
@@ -17,6 +18,7 @@ from gateway.records import read_records
 from gateway.render import Layout, render
 from gateway.rules import check, hidden, numbers_only
 from gateway.saved import Saved
+from gateway.slots import admins
 from gateway.splits import groups_in_force, splits_in_force
 from rollout.errors import Unavailable
 from rollout.nouns import Split
@@ -30,7 +32,8 @@ class EnvoyGateway:
     def __init__(self, settings: EnvoySettings, clock: Callable[[], float] = time.time) -> None:
         self._settings, self._clock = settings, clock
         self._layout = Layout.of(settings)
-        self._admin = Admin(self._layout.admin)
+        self._admin = admin_at(self._layout.admin)
+        self._checked: GatewayState | None = None
 
     def apply(self, state: GatewayState) -> Applied:
         """Make ``state`` so, as a whole, and return when Envoy holds it.
@@ -38,8 +41,9 @@ class EnvoyGateway:
         Structure is first validated by the binary; a change of numbers alone by our rules. Raises Refused,
         GatewayRefused (the old state is in force again), Unavailable, Conflict (another writer does not end).
         """
-        check(state)
         begun = time.perf_counter()
+        check(state, self._checked)
+        self._checked = state
         with files.locked(self._layout.lock, _LOCK_WAIT_S):
             try:
                 return self._apply(state, begun)
@@ -59,8 +63,11 @@ class EnvoyGateway:
         # Written before anything is changed: a disk that has no room for it refuses the change now.
         aside = files.stage(self._layout.confirmed, files.as_json(saved.to_json(now)))
         revision = f"{now.revision}.{uuid.uuid4().hex[:6]}"  # never one that Envoy has held before
-        self._push(state, revision)
-        os.rename(aside, self._layout.confirmed)
+        try:
+            self._push(state, revision)
+            os.rename(aside, self._layout.confirmed)
+        finally:
+            aside.unlink(missing_ok=True)
         applied = Applied(revision, structural, time.perf_counter() - begun)
         note(self._layout.history, old, now, applied)
         return applied
@@ -91,11 +98,14 @@ class EnvoyGateway:
 
     def in_flight(self, service: str, version: int) -> Iterator[tuple[str, int]]:
         """(instance, open requests) of each instance that Envoy knows of the version. Raises Unavailable."""
-        hosts = self._admin.hosts(version_cluster(service, version))
-        return iter([(instance_of(host.get("hostname", "")), _open_requests(host)) for host in hosts])
+        found: Counter[str] = Counter()
+        for admin in admins(self._layout):
+            for host in admin.hosts(version_cluster(service, version)):
+                found[instance_of(host.get("hostname", ""))] += _open_requests(host)
+        return iter(found.items())
 
     def _push(self, state: GatewayState, revision: str) -> None:
-        push = Push(self._layout, self._admin, self._settings.confirm_timeout_s)
+        push = Push(self._layout, admins(self._layout), self._settings.confirm_timeout_s)
         try:
             push.make(render(state, self._settings, revision))
         except BaseException:

@@ -54,6 +54,24 @@ def read(path: Path) -> bytes | None:
         return None
 
 
+def size(path: Path) -> int:
+    """Bytes in ``path``; 0 where there is no such file."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def tail(path: Path, begin: int) -> bytes:
+    """What ``path`` holds from byte ``begin`` on; nothing where there is no such file."""
+    try:
+        with path.open("rb") as f:
+            f.seek(begin)
+            return f.read()
+    except FileNotFoundError:
+        return b""
+
+
 def as_json(doc: Any) -> bytes:
     """``doc`` as compact JSON."""
     return json.dumps(doc, separators=(",", ":"), sort_keys=True).encode()
@@ -63,7 +81,7 @@ def parsed(content: bytes | None) -> Any:
     """The JSON in ``content``; None for nothing and for what is no JSON."""
     try:
         return json.loads(content) if content is not None else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -74,6 +92,8 @@ def locked(path: Path, timeout_s: float) -> Iterator[None]:
         lock = path.open("w")
     except FileNotFoundError:
         raise Unavailable(f"the gateway's folder {path.parent} does not exist; start the gateway first") from None
+    except OSError as error:
+        raise Unavailable(f"the gateway's lock {path} cannot be opened: {error.strerror}") from error
     with lock:
         _acquire(lock, time.monotonic() + timeout_s, path)
         yield

@@ -13,8 +13,8 @@ from typing import Any
 from gateway.filters import set_header, switches
 from gateway.names import METADATA, SERVICE_HEADER, arm_cluster, arm_of, route_name, version_cluster
 from gateway.port import GatewayState, GroupRoute, ServiceRoute, Traffic
-from gateway.routes import PREFIX, answer_room, forwarding, mirror_policies, session_hash, waiting, weighted, window
-from gateway.shares import WHOLE, apportioned, arms
+from gateway.routes import FORWARDED, answer_room, mirror_policies, paths, session_hash, waiting, weighted, window
+from gateway.shares import WHOLE, apportioned, arms, scaled
 from rollout.nouns import Lease
 
 Doc = dict[str, Any]
@@ -33,10 +33,11 @@ def group_routes(group: GroupRoute, state: GatewayState, module: bool = False) -
     """The routes of one group: the leased one while a member holds a lease, and the one to stable versions."""
     parts = _parts(group, state)
     if not parts:
-        return [_closed_route(group, module)]
+        return _closed_routes(group, module)
     leases = [part.service.lease for part in parts if part.service.lease]
-    leased = [_route(group, parts, state, module, leases)] if leases else []
-    return [*leased, _route(group, parts, state, module, [])]
+    chosen = [_route(group, parts, state, module, leases)] if leases else []
+    chosen.append(_route(group, parts, state, module, []))
+    return [{**route, "match": {**path, **route["match"]}} for route in chosen for path in paths(group.name)]
 
 
 def _parts(group: GroupRoute, state: GatewayState) -> list[_Part]:
@@ -53,8 +54,8 @@ def _parts(group: GroupRoute, state: GatewayState) -> list[_Part]:
 def _route(group: GroupRoute, parts: list[_Part], state: GatewayState, module: bool, leases: list[Lease]) -> Doc:
     face = _face(group, [part.service for part in parts])
     clusters = [cluster for part in parts for cluster in _clusters(part, group, bool(leases))]
-    match: Doc = {"path_separated_prefix": f"{PREFIX}/{group.name}"}
-    action = {"weighted_clusters": weighted(clusters, group.sticky), **forwarding(group.name), **waiting(face)}
+    match: Doc = {}
+    action = {"weighted_clusters": weighted(clusters, group.sticky), **FORWARDED, **waiting(face)}
     if group.sticky:
         action["hash_policy"] = session_hash(group.sticky)
     if leases:
@@ -72,7 +73,7 @@ def _clusters(part: _Part, group: GroupRoute, leased: bool) -> Iterator[Doc]:
         yield {"name": version_cluster(service.name, part.stable), "weight": part.weight, **named}
         return
     shares = arms(part.stable, lease, group.sticky)
-    for (version, _), weight in zip(shares, apportioned([n for _, n in shares], part.weight), strict=True):
+    for (version, _), weight in zip(shares, scaled([n for _, n in shares], part.weight), strict=True):
         other = part.stable if version != part.stable else lease.candidate
         yield {"name": arm_cluster(service.name, version, other), "weight": weight, **named}
 
@@ -93,7 +94,12 @@ def _face(group: GroupRoute, members: list[ServiceRoute]) -> ServiceRoute:
         group.tokens,
         response_timeout_s=max((m.response_timeout_s for m in members), default=5.0),
         body_limit_bytes=min((m.body_limit_bytes for m in members), default=1 << 20),
-        traffic=Traffic(usage="parsed" if parsed else "engine", sticky=group.sticky, call_records=records),
+        traffic=Traffic(
+            usage="parsed" if parsed else "engine",
+            sticky=group.sticky,
+            call_records=records,
+            signed=any(member.traffic.signed for member in members),
+        ),
     )
 
 
@@ -106,10 +112,10 @@ def _frame(group: GroupRoute, face: ServiceRoute, module: bool, kind: str) -> Do
     }
 
 
-def _closed_route(group: GroupRoute, module: bool) -> Doc:
+def _closed_routes(group: GroupRoute, module: bool) -> list[Doc]:
     answer = {"status": 503, "body": {"inline_string": f"no member of group {group.name} takes its traffic now"}}
-    match = {"path_separated_prefix": f"{PREFIX}/{group.name}"}
-    return {**_frame(group, _face(group, []), module, "closed"), "match": match, "direct_response": answer}
+    frame = _frame(group, _face(group, []), module, "closed")
+    return [{**frame, "match": path, "direct_response": answer} for path in paths(group.name)]
 
 
 def weights_in_force(route: Doc) -> dict[str, int]:

@@ -56,6 +56,7 @@ def public_listener(settings: EnvoySettings, logs: Doc, routes: Doc, xds: str | 
     return {
         "@type": T + "envoy.config.listener.v3.Listener",
         "name": LISTENER,
+        "traffic_direction": "INBOUND",  # an upgrade closes this port alone: copies still enter by the other listener
         "address": {"socket_address": {"address": settings.host, "port_value": settings.port}},
         "per_connection_buffer_limit_bytes": 65536,
         "filter_chains": [{"filters": [_network_filter(hcm)], **({"transport_socket": secure} if secure else {})}],
@@ -150,14 +151,25 @@ def _spans(tracing: Tracing) -> Doc:
         "@type": T + "envoy.config.trace.v3.OpenTelemetryConfig",
         "http_service": {"http_uri": uri},
         "service_name": "roundhouse-gateway",
+        "sampler": _sampler(tracing.percent),
     }
+    # Without a sampler of its own the tracer would break off most traces that clients began.
     return {
         "tracing": {
             "provider": {"name": "envoy.tracers.opentelemetry", "typed_config": provider},
-            "random_sampling": {"value": tracing.percent},
             "spawn_upstream_span": True,
         }
     }
+
+
+def _sampler(percent: float) -> Doc:
+    """A trace that came with a request goes on if its client samples it; of the other requests a share begins one."""
+    name, kind = "envoy.tracers.opentelemetry.samplers.", T + "envoy.extensions.tracers.opentelemetry.samplers.v3."
+    share = {"numerator": round(percent * 10_000), "denominator": "MILLION"}
+    ratio = {"@type": kind + "TraceIdRatioBasedSamplerConfig", "sampling_percentage": share}
+    wrapped = {"name": name + "trace_id_ratio_based", "typed_config": ratio}
+    parent = {"@type": kind + "ParentBasedSamplerConfig", "wrapped_sampler": wrapped}
+    return {"name": name + "parent_based", "typed_config": parent}
 
 
 def _stamp() -> Doc:
@@ -181,8 +193,18 @@ def _errors() -> Doc:
         "body_format_override": {"json_format": {"error": {**full["json_format"]["error"], "code": PRESSED}}},
         "headers_to_add": [{"header": {"key": "retry-after", "value": "1"}}],
     }
+    # The fault filter's own words would be "fault filter abort".
+    stranger = {
+        "filter": {"response_flag_filter": {"flags": ["FI"]}},
+        "body_format_override": _error_body(
+            "permission_error", None, "this token does not open this, or may not name a version"
+        ),
+    }
     mappers = [_error_mapper(status, kind) for status, kind in ERROR_TYPES.items()]
-    return {"mappers": [healthy, pressed, *mappers], "body_format": _error_body("invalid_request_error", None)}
+    return {
+        "mappers": [healthy, pressed, stranger, *mappers],
+        "body_format": _error_body("invalid_request_error", None),
+    }
 
 
 def _error_mapper(status: int, kind: str) -> Doc:
@@ -199,9 +221,9 @@ def _status_is(status: int) -> Doc:
     return {"status_code_filter": {"comparison": {"op": "EQ", "value": value}}}
 
 
-def _error_body(kind: str, limit: str | None) -> Doc:
+def _error_body(kind: str, limit: str | None, message: str = "%LOCAL_REPLY_BODY%") -> Doc:
     error = {
-        "message": "%LOCAL_REPLY_BODY%",
+        "message": message,
         "type": kind,
         "code": "%RESPONSE_CODE%",
         "request_id": "%REQ(X-REQUEST-ID)%",

@@ -6,10 +6,11 @@ file for ever (an inode would be used again) and the current one is the next in 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -63,10 +64,11 @@ def end_of(current: Path) -> Cursor:
         return Cursor(number, 0)
 
 
-def turn_over(logs: Iterable[Path], admin_socket: Path, max_bytes: int, keep: int) -> bool:
+def turn_over(logs: Iterable[Path], writers: Callable[[], list[Admin]], max_bytes: int, keep: int) -> bool:
     """Turn over each log that holds ``max_bytes``, keep its newest ``keep`` (at least 1) old ones; whether any was.
 
-    Returns when Envoy writes the new files, so no line is lost. An Envoy that is down opens new ones at its start.
+    Returns when each of ``writers`` writes the new files, so no line is lost. An Envoy that is down opens new ones at
+    its start.
     """
     turned = [log for log in logs if log.exists() and log.stat().st_size >= max_bytes]
     for log in turned:
@@ -75,7 +77,7 @@ def turn_over(logs: Iterable[Path], admin_socket: Path, max_bytes: int, keep: in
         for _, path in old[: max(0, len(old) + 1 - max(1, keep))]:
             path.unlink(missing_ok=True)
     if turned:
-        _reopen(admin_socket, turned)
+        _reopen(writers(), turned)
     return bool(turned)
 
 
@@ -119,14 +121,10 @@ def _numbered(current: Path, number: int) -> Path:
     return current.with_name(f"{current.stem}-{number}{current.suffix}")
 
 
-def _reopen(admin_socket: Path, logs: list[Path]) -> None:
-    admin = Admin(admin_socket)
+def _reopen(writers: list[Admin], logs: list[Path]) -> None:
+    for admin in writers:
+        with contextlib.suppress(Unavailable):
+            admin.reopen_logs()
     deadline = time.monotonic() + _REOPEN_S
-    try:
-        admin.reopen_logs()
-        while not all(log.exists() for log in logs) and time.monotonic() < deadline:
-            time.sleep(0.01)
-    except Unavailable:
-        return
-    finally:
-        admin.close()
+    while writers and not all(log.exists() for log in logs) and time.monotonic() < deadline:
+        time.sleep(0.01)

@@ -23,7 +23,7 @@ LIMIT_HEADER = "x-roundhouse-limit"  #: which limit refused a request
 PREFIX_HEADER = "x-roundhouse-prompt"  #: hash of a prompt's beginning, made inside the proxy
 
 #: Filters fed by files of their own, so that keys and limits act on open connections and stay out of the routes.
-AUTH, JWT, SERVICE_RATE, TOKEN_RATE = "auth", "jwt", "service-rate", "token-rate"
+SIGNED, AUTH, JWT, SERVICE_RATE, TOKEN_RATE = "signed", "auth", "jwt", "service-rate", "token-rate"
 
 _ARM = re.compile(r"([^@]*)@v(\d+)(?:\+v\d+)?")
 

@@ -91,6 +91,7 @@ class Traffic:
     grpc: bool = False
     jwt: Jwt | None = None
     call_records: CallRecords | None = None
+    signed: bool = False  # callers may sign with their token instead of sending it, as ``eas-prediction`` does
 
 
 @dataclass(frozen=True)

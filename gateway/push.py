@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from rollout.errors import Unavailable
 
 Doc = dict[str, Any]
 WARMING = "cluster_manager.warming_clusters"
+#: All that Envoy says of what it follows. One short pattern: quoting each name apart took longer than the answer.
+FOLLOWED = rf"(version_text|update_rejected|update_failure|{re.escape(WARMING)})$"
 _POLL_S = 0.002
 _REASON_WAIT_S = 1.0  # Envoy writes its log out ten times a second
 _UNDO_WAIT_S = 1.0
@@ -34,17 +37,18 @@ _LOG_PREFIX = re.compile(r"^(\[[^\]]*\]\s*)+")
 class Push:
     """Writes what differs from the disk, waits until Envoy confirms each step, and can put everything back."""
 
-    def __init__(self, layout: Layout, admin: Admin, timeout_s: float) -> None:
-        self._layout, self._admin, self._timeout_s = layout, admin, timeout_s
+    def __init__(self, layout: Layout, admins: list[Admin], timeout_s: float) -> None:
+        """``admins`` are all Envoys that serve, the one in charge first: each has to confirm."""
+        self._layout, self._admins, self._timeout_s = layout, list(admins), timeout_s
         self._before: dict[str, Path | None] = {}  # what each written file held, in the order of writing
-        self._at_first: Stats = {}
+        self._at_first: dict[Admin, Stats] = {}
         self._log_from = 0
 
     def make(self, rendered: dict[str, Doc]) -> None:
         """Bring Envoy to ``rendered``. Raises GatewayRefused with Envoy's reason, Unavailable."""
-        self._log_from = len(files.read(self._layout.envoy_log) or b"")
+        self._log_from = files.size(self._layout.envoy_log)
         # An Envoy that does not answer is found out here, before anything is written.
-        self._at_first = self._admin.stats([stat for name in rendered for stat in _stats_of(name)])
+        self._at_first = self._told(FOLLOWED)
         held, wanted = _by_name(self._on_disk(CDS)), _by_name(rendered[CDS])
         endpoints = {name: doc for name, doc in rendered.items() if name.startswith("eds-")}
         fresh = endpoints.keys() - {eds_file(name) for name in held}
@@ -87,12 +91,13 @@ class Push:
         """Write endpoints, and give the added ones the time of a health check: before it no route leads to them."""
         counts = {name: additions(self._held(name), doc["resources"][0]) for name, doc in docs.items()}
         healthy = {f"{_subscription(name)}.membership_healthy": n for name, n in counts.items() if n}
-        before = self._admin.stats(list(healthy)) if healthy else {}
+        pattern = names(healthy)
+        before = self._told(pattern) if healthy else {}
         self._confirm(self._write(docs))
         deadline = time.monotonic() + _HEALTH_WAIT_S
         while healthy and time.monotonic() < deadline:
-            now = self._admin.stats(list(healthy))
-            if all(now.get(stat, 0) >= before.get(stat, 0) + added for stat, added in healthy.items()):
+            now = [(stats, before[admin]) for admin, stats in self._told(pattern).items()]
+            if all(s.get(stat, 0) >= b.get(stat, 0) + n for s, b in now for stat, n in healthy.items()):
                 return
             time.sleep(_POLL_S)
 
@@ -101,8 +106,9 @@ class Push:
         unused = held.keys() - wanted.keys()
         if not unused:
             return
-        active = self._admin.stats([f"cluster.{name}.upstream_rq_active" for name in unused])
-        busy = {name: held[name] for name in unused if active.get(f"cluster.{name}.upstream_rq_active", 0)}
+        open_now = self._told(names(f"cluster.{name}.upstream_rq_active" for name in unused)).values()
+        open_in = {stat for stats in open_now for stat, count in stats.items() if count}
+        busy = {name: held[name] for name in unused if f"cluster.{name}.upstream_rq_active" in open_in}
         self._confirm(self._write({CDS: _clusters(rendered, {**busy, **wanted})}))
         for name in unused - busy.keys():
             (self._layout.xds / eds_file(name)).unlink(missing_ok=True)
@@ -110,40 +116,61 @@ class Push:
     def _write(self, docs: dict[str, Doc]) -> set[str]:
         """Write those of ``docs`` that differ from the disk, or that Envoy did not take from there; their names."""
         changed = {name: doc for name, doc in docs.items() if self._is_news(name, doc)}
-        staged = {name: files.stage(self._layout.xds / name, files.as_json(doc)) for name, doc in changed.items()}
-        for name, aside in staged.items():
-            path = self._layout.xds / name
-            if name not in self._before:
-                self._before[name] = files.keep(path)
-            os.rename(aside, path)
+        staged: dict[str, Path] = {}
+        try:
+            for name, doc in changed.items():
+                staged[name] = files.stage(self._layout.xds / name, files.as_json(doc))
+            for name, aside in staged.items():
+                path = self._layout.xds / name
+                if name not in self._before:
+                    self._before[name] = files.keep(path)
+                os.rename(aside, path)
+        finally:
+            for aside in staged.values():
+                aside.unlink(missing_ok=True)
         return set(changed)
 
     def _is_news(self, name: str, doc: Doc) -> bool:
         differs = self._on_disk(name).get("resources") != doc["resources"]
-        return differs or (name not in self._before and not self._holds(self._at_first, name))
+        return differs or (name not in self._before and not all(self._holds(s, name) for s in self._at_first.values()))
 
-    def _confirm(self, names: set[str]) -> None:
-        """Wait until Envoy holds the files ``names`` and no cluster is warming."""
+    def _confirm(self, written: set[str]) -> None:
+        """Wait until each Envoy holds the files ``written`` and no cluster is warming."""
         deadline = time.monotonic() + self._timeout_s
-        while names:
-            stats = self._admin.stats([WARMING, *(s for n in names for s in _stats_of(n))])
-            refused = [n for n in names if _refusals(stats, n) > _refusals(self._at_first, n)]
+        while written:
+            told = self._told(FOLLOWED)
+            refused = [
+                n for n in written if any(_refusals(s, n) > _refusals(self._at_first[a], n) for a, s in told.items())
+            ]
             if refused:
                 raise GatewayRefused(self._reason(refused))
-            if not stats.get(WARMING) and all(self._holds(stats, name) for name in names):
+            missing = sorted(n for n in written if not all(self._holds(s, n) for s in told.values()))
+            if not missing and not any(s.get(WARMING) for s in told.values()):
                 return
             if time.monotonic() > deadline:
-                missing = sorted(n for n in names if not self._holds(stats, n)) or ["clusters still warming"]
-                raise GatewayRefused(f"no confirmation within {self._timeout_s} s of {', '.join(missing)}")
+                late = ", ".join(missing) or "clusters still warming"
+                raise GatewayRefused(f"no confirmation within {self._timeout_s} s of {late}")
             time.sleep(_POLL_S)
 
     def _settle(self, name: str) -> None:
         deadline = time.monotonic() + _UNDO_WAIT_S
         try:
-            while not self._holds(self._admin.stats(_stats_of(name)), name) and time.monotonic() < deadline:
+            while time.monotonic() < deadline:
+                if all(self._holds(stats, name) for stats in self._told(FOLLOWED).values()):
+                    return
                 time.sleep(_POLL_S)
         except Unavailable:
             return  # an Envoy that comes back reads the files that now lie there
+
+    def _told(self, pattern: str) -> dict[Admin, Stats]:
+        """The stats that match, by Envoy. One that was relieved and has ended is forgotten. Raises Unavailable."""
+        found = {self._admins[0]: self._admins[0].matching(pattern)}
+        for admin in self._admins[1:]:
+            try:
+                found[admin] = admin.matching(pattern)
+            except Unavailable:
+                self._admins.remove(admin)
+        return found
 
     def _holds(self, stats: Stats, name: str) -> bool:
         return stats.get(f"{_subscription(name)}.version_text") == self._on_disk(name).get("version_info")
@@ -152,7 +179,7 @@ class Push:
         """Envoy's own words: for files they stand only in its log."""
         deadline = time.monotonic() + _REASON_WAIT_S
         while time.monotonic() < deadline:
-            written = (files.read(self._layout.envoy_log) or b"")[self._log_from :].decode(errors="replace")
+            written = files.tail(self._layout.envoy_log, self._log_from).decode(errors="replace")
             lines = [line for line in written.splitlines() if "rejected" in line or "failure" in line]
             if lines:
                 return _LOG_PREFIX.sub("", lines[-1])
@@ -164,11 +191,19 @@ class Push:
         return next(iter(self._on_disk(name).get("resources") or [{}]))
 
     def _on_disk(self, name: str) -> Doc:
-        return files.parsed(files.read(self._layout.xds / name)) or {}
+        return _discovery(files.parsed(files.read(self._layout.xds / name)))
+
+
+def _discovery(found: Any) -> Doc:
+    """A file's content as we write it; nothing for anything else, which is then written anew."""
+    resources = found.get("resources") if isinstance(found, dict) else None
+    if not isinstance(resources, list) or not all(isinstance(resource, dict) for resource in resources):
+        return {}
+    return found
 
 
 def _by_name(discovery: Doc) -> dict[str, Doc]:
-    return {resource["name"]: resource for resource in discovery.get("resources", [])}
+    return {resource["name"]: resource for resource in discovery.get("resources", []) if "name" in resource}
 
 
 def _clusters(discovery: Doc, clusters: dict[str, Doc]) -> Doc:
@@ -187,8 +222,9 @@ def _subscription(name: str) -> str:
     return known.get(name) or f"cluster.{name.removeprefix('eds-').removesuffix('.json')}"
 
 
-def _stats_of(name: str) -> list[str]:
-    return [f"{_subscription(name)}.{what}" for what in ("version_text", "update_rejected", "update_failure")]
+def names(stats: Iterable[str]) -> str:
+    """The pattern of these stats and no other."""
+    return f"^({'|'.join(re.escape(name) for name in stats)})$"
 
 
 def _refusals(stats: Stats, name: str) -> int:

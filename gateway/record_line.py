@@ -21,9 +21,11 @@ Kind = Literal["L", "M"]
 KINDS: Mapping[str, Literal["live", "mirror"]] = {"L": "live", "M": "mirror"}
 _NUMBER = r"(?:([0-9]{1,15})|-)"  # missing is "-"
 _TOKENS = r"(?:([0-9]{1,9}),([0-9]{1,9})|[^\t\n]*)"
+#: JSON, in which a tab is escaped; as it mostly is, else any other.
+_COUNTS = r'(?:-|\{"in":([0-9]{1,9}),"out":([0-9]{1,9})\}|(\{[^\t\n]{0,4000}\}))'
 #: (name, Envoy's operator, what may stand there); the kind of record is written in place of its operator.
 _FRONT = (
-    ("at", "%START_TIME(%s.%6f)%", r"([0-9]{1,11}\.[0-9]{6})"),
+    ("at", "%START_TIME(%s.%3f)%", r"([0-9]{10}\.[0-9]{3})"),  # of one length: half of one and a whole one are too long
     ("kind", "", r"([LM])"),
     ("request_id", "%REQ(X-REQUEST-ID)%", r"([0-9a-f-]{36}|-)"),  # Envoy's own: it replaces a client's
     ("route", "%ROUTE_NAME%", r"([0-9A-Za-z@+/._-]{1,160})"),
@@ -38,7 +40,7 @@ _FRONT = (
     ("total_us", "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%", _NUMBER),
     ("total_ms", "%DURATION%", _NUMBER),  # the only length known of a request that its client left
     ("grpc_status", "%GRPC_STATUS_NUMBER%", _NUMBER),  # of trailer or header; "-" for all but gRPC requests
-    ("counts", f"%DYNAMIC_METADATA({USAGE})%", r"(-|\{[^\t\n]{0,4000}\})"),  # JSON, in which a tab is escaped
+    ("counts", f"%DYNAMIC_METADATA({USAGE})%", _COUNTS),
 )
 _TAIL = (
     ("client", f"%REQ({CLIENT_HEADER.upper()})%", r"([^\t\n]*)"),
@@ -101,13 +103,13 @@ def parse_all(text: str) -> tuple[list[Record], int]:
 
 def _record(columns: tuple[str, ...]) -> Record | None:
     at, kind, request_id, route, cluster, host, status, flags, attempts, bytes_in, bytes_out = columns[:11]
-    ttft, total, total_ms, grpc, counts, client, in_t, out_t, in_h, out_h, content_type = columns[11:]
+    ttft, total, total_ms, grpc, in_p, out_p, counts, client, in_t, out_t, in_h, out_h, content_type = columns[11:]
     where = _where(kind, route, cluster, host)
     if where is None:
         return None
     door, service, name, arm, version, instance, canary, mirror = where
-    if in_t or in_h:
-        tokens_in, tokens_out = int(in_t or in_h), int(out_t or out_h)
+    if tokens := in_t or in_h or in_p:
+        tokens_in, tokens_out = int(tokens), int(out_t or out_h or out_p)
     else:
         tokens_in, tokens_out = _counts(counts)
     fields = (

@@ -10,6 +10,7 @@ from gateway import log_files
 from gateway.port import Cursor, EnvoySettings, Record
 from gateway.record_line import parse_all
 from gateway.render import Layout
+from gateway.slots import admins
 
 
 class Batch(NamedTuple):
@@ -50,4 +51,4 @@ def end_of_records(current: Path) -> Cursor:
 def rotate(settings: EnvoySettings, max_bytes: int, keep: int) -> bool:
     """Turn the records and the log of errors over where they hold ``max_bytes``; whether any was."""
     layout = Layout.of(settings)
-    return log_files.turn_over((layout.records, layout.errors), layout.admin, max_bytes, keep)
+    return log_files.turn_over((layout.records, layout.errors), lambda: admins(layout), max_bytes, keep)

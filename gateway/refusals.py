@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,35 @@ from gateway.port import Cursor, Refusal
 from gateway.record_line import client_name, route_parts
 from gateway.routes import PREFIX
 
+Refusals = list[Refusal]
 
-def last_refusals(
-    errors: Path, most: int, since: float = 0.0, door: str = "", client: str = "", status: str = ""
-) -> list[Refusal]:
-    """The newest ``most`` refusals since ``since`` (epoch seconds), oldest first; empty filters let all pass."""
+
+def last_refusals(errors: Path, most: int, since: float = 0.0, **wants: str) -> list[Refusal]:
+    """The newest ``most`` refusals since ``since`` (epoch seconds), oldest first; ``wants`` as for ``chosen``."""
     found: list[Refusal] = []
     for content in log_files.newest_first(errors):
         batch = [r for line in reversed(content.splitlines()) if (r := parse(line)) is not None]
-        found += [r for r in batch if r.at >= since and _wanted(r, door, client, status)]
-        # Lines stand in the order in which requests ended; one that began before another may end behind it.
-        if len(found) >= most or (batch and batch[-1].at < since):
+        found += [r for r in chosen(batch, **wants) if r.at >= since]
+        if len(found) >= most or all(r.at < since for r in batch):
             break
     return found[:most][::-1]
+
+
+def chosen(refusals: Iterable[Refusal], door: str = "", client: str = "", status: str = "", kind: str = "") -> Refusals:
+    """Those of a door, client, kind and status (see ``has_status``), in their order; an empty value lets all pass."""
+    return [
+        r
+        for r in refusals
+        if door in ("", r.door) and client in ("", r.client) and kind in ("", r.kind) and has_status(r.status, status)
+    ]
 
 
 def read_refusals(errors: Path, cursor: Cursor) -> tuple[list[Refusal], Cursor]:
     """All refusals behind ``cursor``, oldest first, and the cursor behind them."""
     found: list[Refusal] = []
-    for content, cursor in log_files.chunks(errors, cursor):  # noqa: B020
+    for content, after in log_files.chunks(errors, cursor):
         found += [r for line in content.splitlines() if (r := parse(line)) is not None]
+        cursor = after
     return found, cursor
 
 
@@ -52,10 +61,6 @@ def has_status(status: int, wanted: str) -> bool:
     (True, False, True)
     """
     return not wanted or any(str(status) == one or f"{status // 100}xx" == one for one in wanted.split(","))
-
-
-def _wanted(refusal: Refusal, door: str, client: str, status: str) -> bool:
-    return door in ("", refusal.door) and client in ("", refusal.client) and has_status(refusal.status, status)
 
 
 def _refusal(entry: dict[str, Any]) -> Refusal:

@@ -45,12 +45,20 @@ class Layout:
         return self.root / "run"
 
     @property
-    def bootstrap(self) -> Path:
-        return self.root / "bootstrap.json"
-
-    @property
     def admin(self) -> Path:
+        """The admin socket of the Envoy in charge: a link to its slot's."""
         return self.run / "admin.sock"
+
+    def admin_of(self, slot: str) -> Path:
+        """The admin socket of the Envoy in ``slot``, a or b."""
+        return self.run / f"admin-{slot}.sock"
+
+    def bootstrap_of(self, slot: str) -> Path:
+        return self.root / f"bootstrap-{slot}.json"
+
+    def listeners_of(self, slot: str) -> Path:
+        """Listeners are each slot's own: new ones in a running Envoy would cut the streams of the old ones."""
+        return self.xds / f"lds-{slot}.json"
 
     @property
     def envoy_log(self) -> Path:
@@ -121,8 +129,8 @@ def rehearsed(state: GatewayState) -> GatewayState:
     return GatewayState(services, tuple(_with_weights(group) for group in state.groups))
 
 
-def bootstrap(settings: EnvoySettings) -> Doc:
-    """What Envoy starts with: where to find the rest, an admin socket, a limit on connections."""
+def bootstrap(settings: EnvoySettings, slot: str = "a") -> Doc:
+    """What the Envoy in ``slot`` starts with: where to find the rest, an admin socket, a limit on connections."""
     layout = Layout.of(settings)
     connections = {
         "@type": T + "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
@@ -130,10 +138,10 @@ def bootstrap(settings: EnvoySettings) -> Doc:
     }
     monitor = {"name": "envoy.resource_monitors.global_downstream_max_connections", "typed_config": connections}
     return {
-        "node": {"id": "gateway", "cluster": "roundhouse"},
-        "admin": {"address": {"pipe": {"path": str(layout.admin), "mode": ADMIN_MODE}}},
+        "node": {"id": f"gateway-{slot}", "cluster": "roundhouse"},
+        "admin": {"address": {"pipe": {"path": str(layout.admin_of(slot)), "mode": ADMIN_MODE}}},
         "dynamic_resources": {
-            "lds_config": path_source(str(layout.xds / LDS)),
+            "lds_config": path_source(str(layout.listeners_of(slot))),
             "cds_config": path_source(str(layout.xds / CDS)),
         },
         "bootstrap_extensions": [_internal_listeners()],

@@ -15,7 +15,6 @@ from gateway.names import (
     MIRROR_LISTENER,
     NOW_HEADER,
     PREFIX_HEADER,
-    SERVICE_HEADER,
     VERSION_HEADER,
     version_cluster,
 )
@@ -39,11 +38,17 @@ def gateway_routes(state: GatewayState, module: bool = False) -> Doc:
         "@type": T + "envoy.config.route.v3.RouteConfiguration",
         "name": LISTENER,
         "validate_clusters": True,
-        "internal_only_headers": [CLIENT_HEADER, PREFIX_HEADER, MIRROR_HEADER],
-        "request_headers_to_remove": [NOW_HEADER, VERSION_HEADER, SERVICE_HEADER, PREFIX_HEADER],
+        "internal_only_headers": _inside(state),
+        "request_headers_to_remove": [NOW_HEADER],
         "response_headers_to_add": [set_header(VERSION_HEADER, f"%METADATA(UPSTREAM_HOST:{METADATA}:version)%")],
         "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}],
     }
+
+
+def _inside(state: GatewayState) -> list[str]:
+    """Headers that clients cannot send: they are gone before a route, and with it a version, is chosen."""
+    prompts = any(service.traffic.balance == "prompt" for service in state.services)
+    return [CLIENT_HEADER, PREFIX_HEADER] if prompts else [CLIENT_HEADER]
 
 
 def mirror_routes(state: GatewayState, module: bool = False) -> Doc:

@@ -7,12 +7,13 @@ share, a pin and a mirror end at their millisecond inside Envoy, with nothing el
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.clusters import T
-from gateway.filters import BUFFER, OFF, RBAC, SIZE, allowed, set_header, switches
+from gateway.filters import BUFFER, DOOR, allowed, set_header, switches
 from gateway.names import (
     CLIENT_HEADER,
     METADATA,
@@ -35,6 +36,7 @@ Doc = dict[str, Any]
 PREFIX = "/api/predict"
 ANSWER_BUFFER = 16 << 20  #: bytes; a parsed JSON answer is held whole to read its token counts, and above this it fails
 OPEN_S = 600.0  #: seconds of silence after which a WebSocket is closed
+FORWARDED = {"prefix_rewrite": "/"}  #: the engine sees its own path
 
 
 @dataclass(frozen=True)
@@ -53,25 +55,34 @@ class Plan:
 def service_routes(service: ServiceRoute, state: GatewayState, module: bool = False) -> list[Doc]:
     """The routes of one service, the first that matches counts. ``module``: a compiled one counts tokens."""
     if service.stable is None:
-        return [_closed_route(service, module)]
+        return _closed_routes(service, module)
     plans = list(_plans(service, service.stable, service.lease, state))
     return [route for plan in plans for route in _ways(service, plan, module)]
 
 
 def _plans(service: ServiceRoute, stable: int, lease: Lease | None, state: GatewayState) -> Iterator[Plan]:
-    if lease:
-        cluster = {"cluster": version_cluster(service.name, lease.candidate)}
-        yield _pin(service, lease.candidate, cluster, (window(lease),))
-    yield _pin(service, stable, {"cluster": version_cluster(service.name, stable)}, ())
+    may_pin = _may_pin(service)
+    if lease and may_pin:
+        yield _pin(service, lease.candidate, may_pin, (window(lease),))
+    if may_pin:
+        yield _pin(service, stable, may_pin, ())
     if lease:
         yield _leased(service, stable, lease, state)
     yield Plan(route_name(service.name, "stable"), {"cluster": version_cluster(service.name, stable)})
 
 
-def _pin(service: ServiceRoute, version: int, action: Doc, headers: tuple[Doc, ...]) -> Plan:
+def _may_pin(service: ServiceRoute) -> list[str]:
+    """The clients that may. Web tokens bear no such right, and where they are asked for our own tokens open nothing."""
+    tokens = () if service.traffic.jwt else service.tokens
+    return [client_id(service.name, token.client) for token in tokens if token.may_pin]
+
+
+def _pin(service: ServiceRoute, version: int, may_pin: list[str], headers: tuple[Doc, ...]) -> Plan:
+    """A request that names its version. Where no token may do so the header means nothing, and costs nobody a look."""
     named = {"name": VERSION_HEADER, "string_match": {"exact": str(version)}}
-    may = [{"exact": client_id(service.name, token.client)} for token in service.tokens if token.may_pin]
-    return Plan(route_name(service.name, "pinned"), action, (named, *headers), guard=allowed(*may))
+    guard = allowed({"safe_regex": {"regex": "|".join(map(re.escape, may_pin))}})
+    cluster = {"cluster": version_cluster(service.name, version)}
+    return Plan(route_name(service.name, "pinned"), cluster, (named, *headers), guard=guard)
 
 
 def _leased(service: ServiceRoute, stable: int, lease: Lease, state: GatewayState) -> Plan:
@@ -130,15 +141,21 @@ def _ways(service: ServiceRoute, plan: Plan, module: bool) -> Iterator[Doc]:
     if service.traffic.grpc:
         yield _grpc(service, plan, module)
     http = _http(service, plan, module)
-    if service.traffic.websocket:
-        yield _websocket(http)
-    yield http
+    for path in paths(service.name):
+        route = {**http, "match": {**path, **_headers(plan.headers)}}
+        if service.traffic.websocket:
+            yield _websocket(route)
+        yield route
+
+
+def paths(door: str) -> list[Doc]:
+    """What is behind a door's name, and the name alone. Cut off as prefixes: a regular expression costs more."""
+    return [{"prefix": f"{PREFIX}/{door}/"}, {"path": f"{PREFIX}/{door}"}]
 
 
 def _http(service: ServiceRoute, plan: Plan, module: bool) -> Doc:
     route = _frame(service, plan, module)
-    route["match"] = {"path_separated_prefix": f"{PREFIX}/{service.name}", **_headers(plan.headers)}
-    action = {**plan.action, **forwarding(service.name), **waiting(service), **hashing(service)}
+    action = {**plan.action, **FORWARDED, **waiting(service), **hashing(service)}
     if plan.falls_back:
         action["retry_policy"]["retry_priority"] = _other_version_next()
     if plan.mirrors:
@@ -151,12 +168,11 @@ def _websocket(http: Doc) -> Doc:
     asks = {"name": "upgrade", "string_match": {"exact": "websocket", "ignore_case": True}}
     match = {**http["match"], **_headers((*http["match"].get("headers", ()), asks))}
     action = {k: v for k, v in http["route"].items() if k != "request_mirror_policies"}
-    retry = {k: v for k, v in action["retry_policy"].items() if k != "per_try_idle_timeout"}
     upgrade = {"upgrade_configs": [{"upgrade_type": "websocket", "enabled": True}]}
     return {
         **http,
         "match": match,
-        "route": {**action, **upgrade, "retry_policy": retry, "idle_timeout": seconds(OPEN_S)},
+        "route": {**action, **upgrade, "idle_timeout": seconds(OPEN_S)},
     }
 
 
@@ -165,10 +181,7 @@ def _grpc(service: ServiceRoute, plan: Plan, module: bool) -> Doc:
     its whole body, and none is copied."""
     meant = {"name": SERVICE_HEADER, "string_match": {"exact": service.name}}
     route = _frame(service, plan, module)
-    whole = {
-        BUFFER: {"@type": T + "envoy.extensions.filters.http.buffer.v3.BufferPerRoute", "disabled": True},
-        SIZE: OFF,
-    }
+    whole = {BUFFER: {"@type": T + "envoy.extensions.filters.http.buffer.v3.BufferPerRoute", "disabled": True}}
     route["typed_per_filter_config"] = {**route["typed_per_filter_config"], **whole}
     match = {"prefix": "/", "grpc": {}, **_headers((meant, *plan.headers))}
     return {**route, "match": match, "route": {**plan.action, **waiting(service), **hashing(service)}}
@@ -177,14 +190,24 @@ def _grpc(service: ServiceRoute, plan: Plan, module: bool) -> Doc:
 def _frame(service: ServiceRoute, plan: Plan, module: bool) -> Doc:
     """What all routes of a service share: name, metadata, and what its filters do."""
     filters = switches(service, module)
-    if plan.guard and RBAC in filters:
-        filters = {**filters, RBAC: plan.guard}
+    if plan.guard and DOOR in filters:
+        filters = {**filters, DOOR: plan.guard}
     return {
         "name": plan.name,
         "metadata": {"filter_metadata": {METADATA: {"service": service.name, **plan.metadata}}},
         "typed_per_filter_config": filters,
+        **_removed(service),
         **answer_room(service),
     }
+
+
+def _removed(service: ServiceRoute) -> Doc:
+    """Headers that mean something to the gateway and nothing to an engine. The prompt's hash is not among them: what is
+    removed here is gone before an instance is chosen by it."""
+    pins = [VERSION_HEADER] if _may_pin(service) else []
+    named = [SERVICE_HEADER] if service.traffic.grpc else []
+    found = [*pins, *named]
+    return {"request_headers_to_remove": found} if found else {}
 
 
 def answer_room(service: ServiceRoute) -> Doc:
@@ -193,22 +216,14 @@ def answer_room(service: ServiceRoute) -> Doc:
     return {"request_body_buffer_limit": max(ANSWER_BUFFER, service.body_limit_bytes)} if parsed else {}
 
 
-def forwarding(door: str) -> Doc:
-    """The engine sees its own path."""
-    return {"regex_rewrite": {"pattern": {"regex": f"^{PREFIX}/{door}/*(.*)$"}, "substitution": r"/\1"}}
-
-
 def waiting(service: ServiceRoute) -> Doc:
     """Bounds on silence, none on length: streams may last. Retries only of what reached no engine."""
     return {
         "timeout": "0s",
-        "idle_timeout": seconds(service.response_timeout_s + 1),  # the net behind the limit per try
+        "idle_timeout": seconds(service.response_timeout_s),  # to the first byte, and between bytes
         "retry_policy": {
             "retry_on": "connect-failure,refused-stream,reset-before-request",
             "num_retries": 6,
-            # To the first byte and between bytes, wherever the headers come. A `per_try_timeout` of the same length
-            # beside it kept it, in some runs, from firing inside answers.
-            "per_try_idle_timeout": seconds(service.response_timeout_s),
             "retry_back_off": {"base_interval": "0.05s", "max_interval": "0.5s"},
             "retry_host_predicate": [_other_host()],
             "host_selection_retry_max_attempts": "3",
@@ -235,17 +250,18 @@ def session_hash(sticky: Sticky | None) -> list[Doc]:
     by = {
         "header": {"header": {"header_name": sticky.name}},
         "cookie": {"cookie": {"name": sticky.name}},
-        "token": {"header": {"header_name": "authorization"}},  # a client id is known only after the choice
+        "token": {"header": {"header_name": "authorization"}},
     }
-    return [by[sticky.by]]
+    # A client's id is known only after a version is chosen, and its token is gone before an instance is.
+    client = [{"header": {"header_name": CLIENT_HEADER}}] if sticky.by == "token" else []
+    return [by[sticky.by], *client]
 
 
-def _closed_route(service: ServiceRoute, module: bool) -> Doc:
+def _closed_routes(service: ServiceRoute, module: bool) -> list[Doc]:
     text = f"service {service.name} has no version in service yet"
-    plan = Plan(route_name(service.name, "closed"), {})
-    route = _frame(service, plan, module)
-    match = {"path_separated_prefix": f"{PREFIX}/{service.name}"}
-    return {**route, "match": match, "direct_response": {"status": 503, "body": {"inline_string": text}}}
+    route = _frame(service, Plan(route_name(service.name, "closed"), {}), module)
+    answer = {"status": 503, "body": {"inline_string": text}}
+    return [{**route, "match": path, "direct_response": answer} for path in paths(service.name)]
 
 
 def _headers(headers: tuple[Doc, ...]) -> Doc:

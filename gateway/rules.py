@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from gateway.port import Backend, Endpoint, GatewayState, GroupRoute, ServiceRoute, Token
+from gateway.signed import MOST_TOKENS, signed_doors
 from gateway.traffic_rules import between, check_sticky, check_traffic
 from rollout.errors import Refused
 from rollout.limits import LARGEST_BODY, LONGEST_TIMEOUT_S, RESERVED_PORTS, SERVICE_NAME, SHORTEST_TIMEOUT_S
@@ -19,8 +20,12 @@ SECRET = re.compile(r"[!-~]{8,512}")  # visible ASCII: it must survive an HTTP h
 LONGEST_LEASE_MS = 60_000  # what a dead release may cost at most
 
 
-def check(state: GatewayState) -> None:
-    """Refuse a state that cannot work. Raises Refused with field, value, rule and fix; never shows a secret."""
+def check(state: GatewayState, checked: GatewayState | None = None) -> None:
+    """Refuse a state that cannot work. Raises Refused with field, value, rule and fix; never shows a secret.
+
+    ``checked`` is one that passed: thousands of tokens that are the very same objects are not looked at again each
+    time a weight changes.
+    """
     names = [s.name for s in state.services]
     _unique("services and groups", [*names, *(g.name for g in state.groups)], "give each a name of its own")
     stable = {s.name: s.stable for s in state.services}
@@ -28,7 +33,10 @@ def check(state: GatewayState) -> None:
         _check_service(service, stable)
     for group in state.groups:
         _check_group(group, names)
-    _check_secrets(state)
+    if checked is None or not _same_tokens(state, checked):
+        _check_tokens(state)
+    for door in signed_doors(state):
+        between(f"{door.name}: tokens of a door that takes signatures", len(door.tokens), 0, MOST_TOKENS)
     endpoints = [e for s in state.services for b in s.backends for e in b.endpoints]
     _unique("endpoints", [f"{e.host}:{e.port}" for e in endpoints], "give each instance a port of its own")
     _unique("instances", [e.instance for e in endpoints], "give each instance an id of its own")
@@ -75,8 +83,6 @@ def _check_service(service: ServiceRoute, stable: dict[str, int | None]) -> None
     between(f"{where}: response_timeout_s", service.response_timeout_s, SHORTEST_TIMEOUT_S, LONGEST_TIMEOUT_S)
     between(f"{where}: body_limit_bytes", service.body_limit_bytes, 1, LARGEST_BODY)
     check_traffic(where, service.traffic)
-    for token in service.tokens:
-        _check_token(where, token)
     _unique(f"{where}: versions", [b.version for b in service.backends], "list each version once")
     for backend in service.backends:
         _check_backend(where, backend)
@@ -85,6 +91,9 @@ def _check_service(service: ServiceRoute, stable: dict[str, int | None]) -> None
         _known(f"{where}: stable", service.stable, versions)
     if service.lease is not None:
         _check_lease(f"{where}: lease", service.lease, service.stable, versions)
+        copied = [(m.service, m.version) for m in service.lease.mirrors]
+        own = (service.name, service.lease.candidate)
+        _unique(f"{where}: targets of copies", [own, *copied], "name each once, and the candidate by mirror_permille")
         for mirror in service.lease.mirrors:
             _check_mirror(f"{where}: mirrors", mirror, service, stable)
 
@@ -104,8 +113,6 @@ def _check_group(group: GroupRoute, services: list[str]) -> None:
             between(f"{where}: weight of {member.service}", member.weight, 0, FULL)
     if group.sticky:
         check_sticky(where, group.sticky)
-    for token in group.tokens:
-        _check_token(where, token)
 
 
 def _check_token(where: str, token: Token) -> None:
@@ -183,12 +190,18 @@ def _check_mirror(where: str, mirror: Mirror, service: ServiceRoute, stable: dic
         raise Refused(f"{where}: version", mirror.version, rule, "leave the version out")
 
 
-def _check_secrets(state: GatewayState) -> None:
-    """One token opens one service: the same secret twice would be fatal to Envoy, or open two doors."""
+def _same_tokens(new: GatewayState, old: GatewayState) -> bool:
+    held = {door.name: door.tokens for door in (*old.services, *old.groups)}
+    return all(held.get(door.name) is door.tokens for door in (*new.services, *new.groups))
+
+
+def _check_tokens(state: GatewayState) -> None:
+    """One token opens one door: the same secret twice would be fatal to Envoy, or open two."""
     owners: dict[str, str] = {}
     for kind, doors in (("service", state.services), ("group", state.groups)):
         for door in doors:
             for token in door.tokens:
+                _check_token(f"{kind} {door.name}", token)
                 owner = f"client {token.client} of {kind} {door.name}"
                 if token.secret in owners:
                     rule = f"{owners[token.secret]} has the same token"

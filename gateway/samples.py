@@ -34,13 +34,13 @@ def to_sample(record: Record) -> Sample | None:
         if flags & LEFT or (record.instance is None and _refused(status, flags)):
             return None
     return Sample(
-        at=record.at,
-        version=version,
-        mirrored=record.kind == "mirror",
-        failed=not good,
-        ttft_s=record.ttft_s,
-        total_s=record.total_s,
-        tokens_out=record.tokens_out,
+        record.at,
+        version,
+        record.kind == "mirror",
+        not good,
+        record.ttft_s,
+        record.total_s,
+        record.tokens_out,
         cut=good and not plain,
         streamed=record.streamed,
     )
@@ -67,9 +67,16 @@ class Arms:
 
 def samples_of(records: Iterable[Record], arms: Arms) -> Samples:
     """Both arms in the same stretch of time."""
-    of_service = (r for r in records if r.service == arms.service and r.at >= arms.since)
-    seen = [s for r in of_service if (s := to_sample(r)) is not None]
-    return Samples(
-        stable=tuple(s for s in seen if s.version == arms.stable and not s.mirrored),
-        candidate=tuple(s for s in seen if s.version == arms.candidate and s.mirrored is arms.mirrored),
-    )
+    stable: list[Sample] = []
+    candidate: list[Sample] = []
+    for record in records:
+        if record.service != arms.service or record.at < arms.since:
+            continue
+        sample = to_sample(record)
+        if sample is None:
+            continue
+        if sample.version == arms.stable and not sample.mirrored:
+            stable.append(sample)
+        elif sample.version == arms.candidate and sample.mirrored is arms.mirrored:
+            candidate.append(sample)
+    return Samples(tuple(stable), tuple(candidate))

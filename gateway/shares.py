@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 from gateway.port import Sticky
 from rollout.nouns import FULL, Lease
@@ -25,6 +26,19 @@ def apportioned(weights: Sequence[int], total: int) -> list[int]:
     for i in by_remainder[: total - sum(parts)]:
         parts[i] += 1
     return parts
+
+
+def scaled(weights: Sequence[int], total: int) -> list[int]:
+    """``weights`` drawn to a scale of ``total``: where two of them meet depends on what is before that point alone.
+
+    So a session leaves a part that grows on neither of its ends, which the largest remainder cannot promise.
+
+    >>> scaled([50, 900, 50], 100), scaled([1, 999], 400), scaled([1, 999], 600)
+    ([5, 90, 5], [0, 400], [1, 599])
+    """
+    whole = sum(weights)
+    edges = [(2 * edge * total + whole) // (2 * whole) for edge in accumulate(weights)]
+    return [edge - before for before, edge in pairwise([0, *edges])]
 
 
 def arms(stable: int, lease: Lease, sticky: Sticky | None) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ COOKIE = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")  # RFC 6265: a token
 INSIDE = ("x-roundhouse-", "x-envoy-", "x-now-ms", "x-client-id", "x-request-id")  # made by the proxy itself
 MOST_PER_S = 1_000_000.0
 MOST_IN_FLIGHT = 100_000
-LONGEST_SLOW_START_S = 900.0
+SHORTEST_SLOW_START_S, LONGEST_SLOW_START_S = 0.001, 900.0
 
 
 def check_traffic(where: str, traffic: Traffic) -> None:
@@ -24,7 +24,8 @@ def check_traffic(where: str, traffic: Traffic) -> None:
     if traffic.balance == "session" and traffic.sticky is None:
         rule = "balancing by session needs to know what a session is"
         raise Refused(f"{where}: balance", "session", rule, "set `sticky`, for example to the header x-session-id")
-    between(f"{where}: slow_start_s", traffic.slow_start_s, 0, LONGEST_SLOW_START_S)
+    if traffic.slow_start_s:
+        between(f"{where}: slow_start_s", traffic.slow_start_s, SHORTEST_SLOW_START_S, LONGEST_SLOW_START_S)
     if traffic.slow_start_s and traffic.balance not in ("least_request", "round_robin"):
         rule = "only least_request and round_robin can start slowly"
         raise Refused(f"{where}: slow_start_s", traffic.slow_start_s, rule, "set it to 0, or choose one of the two")

@@ -17,6 +17,28 @@ class ServiceState:
     response_timeout_s: float = 5.0
     body_limit_bytes: int = 1 << 20
     port: int | None = None  # of its first instance; else any of the stack's range
+    traffic: dict[str, Any] = field(default_factory=dict)  # a gateway.port.Traffic as a mapping, without its defaults
+
+
+@dataclass(frozen=True)
+class GroupMember:
+    """A service in a group. ``weight`` is relative (0..1000); None: it takes its own direct calls only.
+
+    In a group of mode ``auto`` weights are left out: each member weighs what it has of ready instances.
+    """
+
+    service: str
+    weight: int | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Services behind one endpoint. ``auto``: each weighs as many instances as it has ready; ``custom``: as set."""
+
+    name: str
+    members: tuple[GroupMember, ...]
+    mode: Literal["auto", "custom"] = "auto"
+    sticky: dict[str, str] | None = None  # a gateway.port.Sticky as a mapping
 
 
 @dataclass(frozen=True)
@@ -67,6 +89,16 @@ class Observed:
 
 
 @dataclass(frozen=True)
+class InForce:
+    """How far the gateway has come: all that stood at ``revision`` of the store and ``tokens`` of the token file."""
+
+    revision: int
+    tokens: int = 0
+    at: float = 0.0
+    error: str = ""  # why it does not get further
+
+
+@dataclass(frozen=True)
 class Release:
     """One release, from its start to its verdict. ``beat_at`` is when its own process last said that it lives."""
 
@@ -97,6 +129,31 @@ class Event:
     data: dict[str, Any] = field(default_factory=dict)
 
 
+ChangeKind = Literal["lease", "promote", "rollback", "weights", "drain", "limits"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of who gets the traffic. ``before`` and ``after`` hold the same keys, so that it can be undone.
+
+    lease, promote, rollback: ``{"stable": 1, "lease": {"candidate": 2, "canary_permille": 50, ...} | None}``;
+    weights: a Group as a mapping, None where there was none; drain: ``{"instance": id, "draining": bool}``; limits: a
+    ServiceState as a mapping without ``name`` and ``stable``.
+    """
+
+    at: float
+    name: str  # of the service or group
+    kind: ChangeKind
+    what: str  # one sentence
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    by: str  # a release's id, or who did it by hand
+    id: int = 0
+
+
+BY_HAND = "by hand"
+
+
 class Store(Protocol):
     """Desired state is written by flows and the CLI, observed state by the agent; each verb is one transaction.
 
@@ -107,13 +164,16 @@ class Store(Protocol):
         """Grows with every write of desired state."""
 
     # services and versions
-    def put_service(self, service: ServiceState) -> None:
-        """New, or with new settings; which version is stable is turned by ``promote`` alone."""
+    def put_service(self, service: ServiceState, by: str = BY_HAND, now: float | None = None) -> None:
+        """New, or with new settings; which version is stable is turned by ``promote`` alone.
+
+        ``now`` here and below: epoch seconds, None for the clock's. Raises Refused when a group has that name.
+        """
 
     def services(self) -> list[ServiceState]: ...
     def service(self, name: str) -> ServiceState: ...
     def drop_service(self, name: str, now: float) -> None:
-        """Forget a service with its versions, lease and running releases; the agent drains what still runs."""
+        """Forget a service with its versions, lease, running releases and places in groups; what runs is drained."""
 
     def add_version(self, version: VersionState, release: str) -> VersionState:
         """Stored with a number that its service never used, as the release's candidate.
@@ -136,19 +196,51 @@ class Store(Protocol):
     def grant(self, lease: Lease, service: str, now: float) -> None:
         """Desired lease of a service.
 
-        Raises Conflict unless ``lease.release`` is the service's running release and may move that version.
+        Raises Conflict unless ``lease.release`` is the service's running release and may move that version, and unless
+        a baseline is another version than candidate and stable.
         """
 
     def leases(self) -> dict[str, Lease]: ...
     def put_observed(self, observed: Observed) -> None: ...
     def observed(self, service: str) -> Observed | None: ...
 
+    def put_in_force(self, in_force: InForce) -> None: ...
+    def in_force(self) -> InForce | None:
+        """How far the gateway has come; None before an agent ever ran."""
+
+    # groups
+    def put_group(self, group: Group, by: str = BY_HAND, now: float | None = None) -> None:
+        """New, or changed as a whole. Raises Refused, and NotFound for a member that is no known service."""
+
+    def groups(self) -> list[Group]: ...
+    def group(self, name: str) -> Group: ...
+    def drop_group(self, name: str, by: str = BY_HAND, now: float | None = None) -> None:
+        """Raises NotFound."""
+
+    def set_weight(
+        self, group: str, service: str, weight: int | None, by: str = BY_HAND, now: float | None = None
+    ) -> Group:
+        """One member's weight in a custom group. Raises NotFound, Refused."""
+
+    # draining by hand
+    def drain(self, instance_id: str, by: str = BY_HAND, now: float | None = None) -> None:
+        """No new request to an instance while its process goes on. Raises NotFound."""
+
+    def undrain(self, instance_id: str, by: str = BY_HAND, now: float | None = None) -> None:
+        """It gets requests again. Raises NotFound."""
+
+    def drained(self) -> frozenset[str]:
+        """Ids of the instances that get no new request."""
+
+    def changes(self, name: str | None = None, limit: int = 100) -> list[Change]:
+        """Who got the traffic, newest first: written with each change; a lease that is only renewed leaves none."""
+
     # releases
     def begin_release(self, release: Release, now: float, stale_s: float) -> Release:
         """Take the service, and note which version is stable at that moment.
 
         Raises Conflict when another release of the service runs and was heard of within ``stale_s``; one that was not
-        is ended as ``finish_release`` does.
+        is ended as ``finish_release`` does. Raises Refused when a group has the service's name.
         """
 
     def beat(self, release_id: str, now: float) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from rollout.errors import NotFound, Unavailable
-from rollout.nouns import Health, Instance, Lease, Phase, Shift, Version
+from rollout.errors import NotFound, RoundhouseError, Unavailable
+from rollout.nouns import Health, Instance, Lease, Mirror, Phase, Shift, Version
 from store.port import Event, InstanceState, Observed, Release, Store, VersionState
 
 CONFIRM_S = 10.0
@@ -18,7 +18,23 @@ STALE_S = 60.0  # a release of which nothing was heard for so long makes way for
 Sleep = Callable[[float], None]
 
 
-def grant(store: Store, service: str, release: str, candidate: int, step: Shift, lease_s: float, now: float) -> Lease:
+class NotTaken(RoundhouseError):
+    """The gateway said no: what was in force before still is."""
+
+    exit_code = 7
+
+
+def grant(
+    store: Store,
+    service: str,
+    release: str,
+    candidate: int,
+    step: Shift,
+    lease_s: float,
+    now: float,
+    baseline: int | None = None,
+    mirrors: tuple[Mirror, ...] = (),
+) -> Lease:
     """Write the lease that should be in force from now on. Raises Conflict when the release was ended meanwhile."""
     lease = Lease(
         candidate=candidate,
@@ -27,6 +43,8 @@ def grant(store: Store, service: str, release: str, candidate: int, step: Shift,
         from_ms=int(now * 1000) - 5000,  # an earlier clock does not see it: a step back ends it, not prolongs it
         until_ms=int((now + lease_s) * 1000),
         release=release,
+        baseline=baseline,
+        mirrors=mirrors,
     )
     store.grant(lease, service, now)
     return lease
@@ -50,6 +68,39 @@ def confirm(
             reason = (observed.error if observed else "") or "the agent has not made it so; see `roundhouse status`"
             raise Unavailable(f"the gateway did not confirm {what} within {within_s:g} s: {reason}")
         sleep(0.05)
+
+
+def confirm_all(
+    store: Store,
+    doors: Iterable[str],
+    what: str,
+    tokens: int = 0,
+    within_s: float = CONFIRM_S,
+    sleep: Sleep = time.sleep,
+) -> None:
+    """Wait until the gateway has in force all that the store says now, and the token file of that serial or newer.
+
+    Raises NotTaken with the reason when one of ``doors`` (services, groups) was refused, or nothing could be changed;
+    Unavailable when no agent makes it so in time.
+    """
+    revision, doors, until = store.revision(), tuple(doors), time.monotonic() + within_s
+    while True:
+        now = store.in_force()
+        if now is not None and now.revision >= revision and now.tokens >= tokens:
+            _raise_refused(store, doors)
+            return
+        if time.monotonic() > until:
+            if now is not None and now.error:
+                raise NotTaken(f"{what}: {now.error}")
+            raise Unavailable(f"{what} was not confirmed within {within_s:g} s: no agent runs; see `roundhouse status`")
+        sleep(0.02)
+
+
+def _raise_refused(store: Store, doors: Iterable[str]) -> None:
+    for door in doors:
+        observed = store.observed(door)
+        if observed is not None and observed.error:
+            raise NotTaken(observed.error)
 
 
 def wait_settled(

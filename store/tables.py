@@ -18,6 +18,7 @@ services = Table(
     Column("response_timeout_s", Float, nullable=False),
     Column("body_limit_bytes", Integer, nullable=False),
     Column("port", Integer),
+    Column("traffic", JSON, nullable=False, server_default="{}"),
 )
 
 versions = Table(
@@ -63,6 +64,44 @@ leases = Table(
     Column("from_ms", BigInteger, nullable=False),
     Column("until_ms", BigInteger, nullable=False),
     Column("release", String(64), nullable=False),
+    Column("baseline", Integer),
+    Column("mirrors", JSON, nullable=False, server_default="[]"),
+)
+
+groups = Table(
+    "groups",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("mode", String(16), nullable=False),
+    Column("members", JSON, nullable=False),
+    Column("sticky", JSON(none_as_null=True)),
+)
+
+drained = Table(
+    "drained", metadata, Column("instance", String(96), primary_key=True), Column("since", Float, nullable=False)
+)
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("name", String(64), nullable=False, index=True),
+    Column("kind", String(16), nullable=False),
+    Column("what", Text, nullable=False),
+    Column("before", JSON(none_as_null=True)),
+    Column("after", JSON(none_as_null=True)),
+    Column("by", String(64), nullable=False),
+)
+
+in_force = Table(
+    "in_force",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("revision", Integer, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("error", Text, nullable=False),
 )
 
 observed = Table(

@@ -24,7 +24,7 @@ MOST_FAILED = 0.05  # of a stress test, however wide the margin against stable i
 def deploy(order: Order, model: ModelVersion, engine: Engine, ticket: Ticket) -> Version:
     """Declare a new version with its instances; the agent starts them."""
     store = open_store(order.stack.store())
-    TokenFile(order.stack.secrets / "tokens.json").ensure(order.service.name)
+    TokenFile(order.stack.tokens).ensure(order.service.name)
     wanted = VersionState(
         service=order.service.name,
         number=0,

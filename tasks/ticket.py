@@ -14,10 +14,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from configs.desired import service_state
 from configs.order import Order
 from rollout.errors import Unavailable
 from rollout.nouns import Phase
-from store.port import Release, ServiceState, Store, open_store
+from store.port import Release, Store, open_store
 from store.steer import STALE_S
 
 BEAT_S = 10.0
@@ -37,6 +38,7 @@ class Ticket:
 def begin(order: Order) -> Ticket:
     """Take the service for this release. Raises Conflict while another release of it is under way."""
     store, file = open_store(order.stack.store()), order.service
+    state = service_state(file)
     wanted = Release(
         id=f"{file.name}-{uuid.uuid4().hex[:8]}",
         service=file.name,
@@ -47,7 +49,7 @@ def begin(order: Order) -> Ticket:
     )
     release = store.begin_release(wanted, time.time(), STALE_S)
     threading.Thread(target=keep_alive, args=(store, release.id), name="release-beat", daemon=True).start()
-    store.put_service(ServiceState(file.name, None, file.response_timeout_s, file.body_limit_bytes, file.port))
+    store.put_service(state, by=release.id)
     return Ticket(release.id, file.name, release.stable_before, os.getppid())
 
 

@@ -18,9 +18,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def sample_gguf() -> Path:
+def cache() -> Path:
+    """Where what is fetched once is kept."""
+    return Path(os.environ.get("ROUNDHOUSE_CACHE", Path(__file__).parent.parent / ".roundhouse" / "cache"))
+
+
+@pytest.fixture(scope="session")
+def sample_gguf(cache: Path) -> Path:
     """The sample model's one file, fetched once into the cache and checked by its digest."""
-    cache = Path(os.environ.get("ROUNDHOUSE_CACHE", Path(__file__).parent.parent / ".roundhouse" / "cache"))
     return sample_model_file(cache, lambda what, share: None)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import httpx
 from gateway.command import envoy_command, wait_live, write_bootstrap
 from gateway.envoy import EnvoyGateway
 from gateway.port import Backend, Cursor, Endpoint, EnvoySettings, GatewayState, Record, ServiceRoute, Token
+from gateway.render import Layout
 from rollout.nouns import Lease
 
 ALICE = Token("alice", "token-of-alice")
@@ -35,13 +38,14 @@ class Upstream:
 
     version: int
     port: int = field(default_factory=a_free_port)
+    hosts: tuple[str, ...] = ("127.0.0.1",)
     process: subprocess.Popen | None = None
     spare: subprocess.Popen | None = None
 
     def prepare(self) -> Upstream:
         """Have a process ready that takes the port at once when ``start`` is called."""
         script = str(Path(__file__).parent / "integration" / "gateway" / "upstream.py")
-        command = [sys.executable, script, f"v{self.version}", str(self.port)]
+        command = [sys.executable, script, f"v{self.version}", str(self.port), *self.hosts]
         self.spare = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
         return self
 
@@ -82,9 +86,13 @@ class Proxy:
     def start(self) -> Proxy:
         """Start Envoy as a process manager would, and wait until it serves."""
         write_bootstrap(self.settings)
-        self.process = subprocess.Popen(envoy_command(self.settings))
+        self.spawn()
         wait_live(self.settings, 10)
         return self
+
+    def spawn(self) -> None:
+        """Start Envoy on the folder as it is, and nothing more."""
+        self.process = subprocess.Popen(envoy_command(self.settings))
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -97,8 +105,13 @@ class Proxy:
         return EnvoyGateway(self.settings)
 
     @property
+    def layout(self) -> Layout:
+        """Where its files lie."""
+        return Layout.of(self.settings)
+
+    @property
     def url(self) -> str:
-        return f"http://{self.settings.host}:{self.settings.port}"
+        return f"{'https' if self.settings.tls else 'http'}://{self.settings.host}:{self.settings.port}"
 
     def records(self, count: int, cursor: Cursor | None = None) -> list[Record]:
         """The records of services, once there are ``count``."""
@@ -110,6 +123,18 @@ class Proxy:
 
         until(enough)
         return found
+
+
+@contextlib.contextmanager
+def an_envoy(**more: object) -> Iterator[Proxy]:
+    """A fresh Envoy, with ``more`` settings. Its folder's path is short: a unix socket's may have 107 bytes."""
+    folder = tempfile.mkdtemp(prefix="rh-")
+    running = Proxy(EnvoySettings(directory=folder, port=a_free_port(), **more)).start()  # type: ignore[arg-type]
+    try:
+        yield running
+    finally:
+        running.kill()
+        shutil.rmtree(folder)
 
 
 def until(true: Callable[[], bool], seconds: float = 10.0) -> None:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 from history import begun, deployed, promoted
 
-from rollout.errors import Conflict, NotFound
-from rollout.nouns import Health, Lease, Phase
-from store.port import Event, InstanceState, Observed, Release, ServiceState, StoreSettings, VersionState, open_store
+from rollout.errors import Conflict, NotFound, Refused
+from rollout.nouns import Health, Lease, Mirror, Phase
+from store.port import (
+    Event,
+    Group,
+    GroupMember,
+    InForce,
+    InstanceState,
+    Observed,
+    Release,
+    ServiceState,
+    StoreSettings,
+    VersionState,
+    open_store,
+)
 
 
 @pytest.fixture(params=["sqlite://", "file"])
@@ -221,6 +234,180 @@ def test_dropping_a_service_ends_what_hangs_on_it(store):
     with pytest.raises(NotFound, match="chat"):
         store.service("chat")
     assert deployed(store) == 2
+
+
+def test_a_lease_keeps_its_baseline_and_mirrors(store):
+    """On its way through grant, leases and observed; times and shares too."""
+    store.put_service(ServiceState("chat", stable=1))
+    store.begin_release(release(), 1.0, 60)
+    whole = replace(lease(), baseline=3, mirrors=(Mirror("other", None, 100), Mirror("chat", 4, 1)))
+    store.grant(whole, "chat", 2.0)
+    store.put_observed(Observed("chat", 1, whole, "7", 1.0))
+    assert store.leases() == {"chat": whole} and store.observed("chat").lease == whole
+
+
+def test_a_baseline_is_a_version_of_its_own(store):
+    """Neither the candidate nor the stable version; what it is part of is not retired."""
+    store.put_service(ServiceState("chat"))
+    promoted(store, deployed(store))
+    baseline = deployed(store)
+    held = begun(store)
+    candidate = store.add_version(version(), held.id).number
+    for wrong in (1, candidate):
+        with pytest.raises(Conflict, match="baseline"):
+            store.grant(replace(lease(held.id, candidate), baseline=wrong), "chat", 2.0)
+    assert store.leases() == {}
+    store.grant(replace(lease(held.id, candidate), baseline=baseline), "chat", 2.0)
+    assert not store.retire("chat", baseline)
+
+
+def test_settings_of_a_service_come_back_and_a_change_is_noted(store):
+    """How it is called and bounded; the same again is no change, and neither is a new service."""
+    calm = ServiceState("chat", traffic={"limits": {"in_flight": 8}})
+    store.put_service(calm, now=1.0)
+    store.put_service(calm, now=2.0)
+    assert store.service("chat") == calm and store.changes() == []
+    store.put_service(replace(calm, traffic={"balance": "random"}), by="r7", now=3.0)
+    (change,) = store.changes("chat")
+    assert (change.at, change.kind, change.by) == (3.0, "limits", "r7") and "in_flight" in change.what
+    assert change.before["traffic"] == calm.traffic and change.after["traffic"] == {"balance": "random"}
+
+
+def members(*names, weight=None):
+    return tuple(GroupMember(name, weight) for name in names)
+
+
+def test_a_group_has_known_members_and_a_name_of_its_own(store):
+    """Refused otherwise, and nothing is written; a service may not take a group's name either."""
+    store.put_service(ServiceState("chat"))
+    with pytest.raises(NotFound, match="nosuch"):
+        store.put_group(Group("prod", members("chat", "nosuch")))
+    for wrong in (Group("chat", members("chat")), Group("Prod", ()), Group("prod", members("chat", "chat"))):
+        with pytest.raises(Refused):
+            store.put_group(wrong)
+    with pytest.raises(Refused, match="1001"):
+        store.put_group(Group("prod", members("chat", weight=1001), "custom"))
+    assert store.groups() == []
+    good = Group("prod", members("chat"), sticky={"by": "token", "name": ""})
+    store.put_group(good)
+    assert store.groups() == [good] and store.group("prod") == good
+    with pytest.raises(Refused, match="groups"):
+        store.put_service(ServiceState("prod"))
+    with pytest.raises(Refused, match="groups"):
+        store.begin_release(release("r1", "prod"), 1.0, 60)
+    assert store.releases() == []
+
+
+def test_a_weight_is_set_for_a_member_of_a_custom_group(store):
+    """Also to none, which leaves its direct calls; unknown members, and automatic weights, are refused."""
+    store.put_service(ServiceState("chat"))
+    store.put_service(ServiceState("other"))
+    store.put_group(Group("prod", members("chat", "other")))
+    with pytest.raises(Refused, match="ready instances"):
+        store.set_weight("prod", "chat", 5)
+    store.put_group(Group("prod", members("chat", "other", weight=1), "custom"))
+    assert store.set_weight("prod", "chat", 30) == store.group("prod")
+    assert [m.weight for m in store.group("prod").members] == [30, 1]
+    assert [m.weight for m in store.set_weight("prod", "chat", None).members] == [None, 1]
+    for group, service in (("prod", "nosuch"), ("nosuch", "chat")):
+        with pytest.raises(NotFound, match="nosuch"):
+            store.set_weight(group, service, 1)
+
+
+def test_a_dropped_service_leaves_its_groups(store):
+    """The group goes on with the others; a dropped group is unknown."""
+    store.put_service(ServiceState("chat"))
+    store.put_service(ServiceState("other"))
+    store.put_group(Group("prod", members("chat", "other")))
+    store.drop_service("chat", 2.0)
+    assert store.group("prod").members == members("other")
+    store.drop_group("prod")
+    with pytest.raises(NotFound, match="prod"):
+        store.drop_group("prod")
+
+
+def test_an_instance_is_drained_by_hand_until_told_otherwise(store):
+    """Known ones only; the mark goes with the instance; desired, so the revision grows."""
+    with pytest.raises(NotFound, match="chat-v1-0"):
+        store.drain("chat-v1-0")
+    for name in ("chat-v1-0", "chat-v1-1"):
+        store.put_instance(InstanceState(name, "chat", 1, 0, "127.0.0.1", 18100))
+        store.drain(name)
+    before = store.revision()
+    assert store.drained() == {"chat-v1-0", "chat-v1-1"}
+    store.undrain("chat-v1-0", now=5.0)
+    store.undrain("chat-v1-0", now=6.0)
+    assert store.drained() == {"chat-v1-1"} and store.revision() > before
+    assert [(c.kind, c.after["draining"]) for c in store.changes("chat")] == [
+        ("drain", False),
+        ("drain", True),
+        ("drain", True),
+    ]
+    store.drop_instance("chat-v1-1")
+    assert store.drained() == frozenset()
+
+
+def test_the_history_tells_who_got_the_traffic(store):
+    """A share, no word on its renewals, the promotion with what it ended, then the way back; newest first."""
+    store.put_service(ServiceState("chat"))
+    promoted(store, deployed(store), now=1.0)
+    held = begun(store)
+    candidate = store.add_version(version(), held.id).number
+    first = lease(held.id, candidate)
+    store.grant(first, "chat", 2.0)
+    store.grant(replace(first, until_ms=first.until_ms + 2000), "chat", 4.0)
+    store.grant(replace(first, canary_permille=500), "chat", 6.0)
+    store.promote(held.id, candidate, 99.0, "good", 8.0)
+    promoted(store, 1, now=9.0)
+    history = store.changes("chat")
+    assert [(c.kind, c.at) for c in history] == [
+        ("rollback", 9.0),
+        ("promote", 8.0),
+        ("lease", 6.0),
+        ("lease", 2.0),
+        ("promote", 1.0),
+    ]
+    _, promotion, step, start, _ = history
+    assert promotion.before["lease"]["canary_permille"] == 500 and promotion.before["stable"] == 1
+    assert promotion.after == {"stable": candidate, "lease": None} and promotion.by == held.id
+    assert step.before == start.after and start.before == {"stable": 1, "lease": None}
+    assert [c.kind for c in store.changes("chat", limit=2)] == ["rollback", "promote"]
+
+
+def test_the_end_of_a_share_is_in_the_history(store):
+    """Ended by hand it is a lease's end, by a failure a roll back; a release without a share leaves nothing."""
+    store.put_service(ServiceState("chat", stable=1))
+    for end, kind in ((Phase.DEPLOYED, "lease"), (Phase.ROLLED_BACK, "rollback")):
+        held = begun(store)
+        store.grant(lease(held.id), "chat", 2.0)
+        store.finish_release(held.id, end, "slow", 3.0, {})
+        change = store.changes()[0]
+        assert change.kind == kind and "slow" in change.what and change.after == {"stable": 1, "lease": None}
+    known = len(store.changes())
+    store.finish_release(begun(store).id, Phase.FAILED, "x", 4.0, {})
+    assert len(store.changes()) == known
+
+
+def test_weights_before_and_after_are_kept(store):
+    """So that a change can be undone; the same group again leaves nothing."""
+    store.put_service(ServiceState("chat"))
+    custom = Group("prod", members("chat", weight=1), "custom")
+    store.put_group(custom, now=1.0)
+    store.put_group(custom, now=2.0)
+    store.set_weight("prod", "chat", 7, by="alice", now=3.0)
+    store.drop_group("prod", now=4.0)
+    dropped, changed, made = store.changes("prod")
+    assert made.before is None and dropped.after is None and changed.by == "alice"
+    assert changed.before["members"] == [{"service": "chat", "weight": 1}]
+    assert changed.after["members"] == [{"service": "chat", "weight": 7}]
+
+
+def test_how_far_the_gateway_has_come_is_kept(store):
+    """One value, replaced."""
+    assert store.in_force() is None
+    store.put_in_force(InForce(3, 1, 1.0))
+    store.put_in_force(InForce(4, 1_795_348_406_272_000, 2.0, "Envoy says no"))
+    assert store.in_force() == InForce(4, 1_795_348_406_272_000, 2.0, "Envoy says no")
 
 
 def test_a_file_is_opened_by_many_at_once(tmp_path):

@@ -56,7 +56,7 @@ def url(first: Release, house: House) -> str:
 @pytest.fixture
 def token(first: Release, house: House) -> str:
     """The service's token."""
-    return TokenFile(house.stack.secrets / "tokens.json").secret(SERVICE)
+    return TokenFile(house.stack.tokens).secret(SERVICE)
 
 
 def tags_of(house: House, release: Release) -> dict[str, str]:

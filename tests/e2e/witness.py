@@ -46,7 +46,7 @@ def witness(stack: Stack, service: str, folder: Path) -> Iterator[Witness]:
     """A client of that service, answered at least once before the block begins."""
     token, out = folder / "token", folder / "counts.json"
     with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(TokenFile(stack.secrets / "tokens.json").secret(service))
+        file.write(TokenFile(stack.tokens).secret(service))
     url = f"{stack.gateway_url}/api/predict/{service}"
     command = [sys.executable, "-m", "loadtest.steady", "--url", url, "--token-file", str(token), "--out", str(out)]
     command += ["--users", str(USERS), "--rate", str(RATE), "--max-tokens", "16"]

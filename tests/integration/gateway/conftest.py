@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 
 import pytest
-from running_envoy import Proxy, Upstream, a_free_port
-
-from gateway.port import EnvoySettings
+from running_envoy import Proxy, Upstream, an_envoy
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +40,6 @@ def mortal() -> Iterator[Callable[[int], Upstream]]:
 
 @pytest.fixture
 def proxy() -> Iterator[Proxy]:
-    """A fresh Envoy. Its folder's path is short: a unix socket's may have 107 bytes."""
-    folder = tempfile.mkdtemp(prefix="rh-")
-    running = Proxy(EnvoySettings(directory=folder, port=a_free_port())).start()
-    yield running
-    running.kill()
-    shutil.rmtree(folder)
+    """A fresh Envoy."""
+    with an_envoy() as running:
+        yield running

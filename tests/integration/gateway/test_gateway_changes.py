@@ -108,7 +108,7 @@ def test_a_rejected_push_is_undone(proxy: Proxy, v1: Upstream, v2: Upstream) -> 
     layout = Layout.of(proxy.settings)
     broken = render(a_state(v1, v2, body_limit_bytes=7), proxy.settings, "broken")
     broken[RDS]["resources"][0]["virtual_hosts"][0]["routes"][1]["route"]["cluster"] = "nobody"
-    push = Push(layout, Admin(layout.admin), timeout_s=5)
+    push = Push(layout, [Admin(layout.admin)], timeout_s=5)
     with pytest.raises(GatewayRefused, match="unknown cluster 'nobody'"):
         push.make(broken)
     push.undo()

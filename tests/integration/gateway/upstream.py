@@ -1,4 +1,6 @@
-"""A tiny OpenAI-like server that real Envoy talks to: ``python upstream.py NAME PORT``. Paths choose how it behaves.
+"""A tiny OpenAI-like server that real Envoy talks to: ``python upstream.py NAME PORT [HOST...]``.
+
+Paths choose how it behaves.
 
 It takes its port when a line arrives on its standard input, so that a test can replace a killed one within a moment.
 """
@@ -8,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Callable
 
 from aiohttp import web
 
 NAME = sys.argv[1]
-SEEN = {"requests": 0, "mirrored": 0}
+SEEN = {"requests": 0, "mirrored": 0, "failed": 0}
+ARRIVED: dict[str, dict] = {}  # requests that bear an x-probe header, by it
 
 
 async def health(request: web.Request) -> web.Response:
@@ -45,10 +49,62 @@ async def completions(request: web.Request) -> web.StreamResponse:
     return answer
 
 
+async def chat(request: web.Request) -> web.StreamResponse:
+    """A chat completion as OpenAI's API has it, after ``gap`` seconds of silence, streamed where asked."""
+    ask = await request.json()
+    await asyncio.sleep(ask.get("gap", 0.0))
+    head = {"id": "chatcmpl-1", "created": 1_700_000_000, "model": ask["model"]}
+    words = ["It", " is", f" {NAME}"]
+    if not ask.get("stream"):
+        message = {"role": "assistant", "content": "".join(words)}
+        choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+        usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+        return web.json_response({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+    answer = web.StreamResponse(headers={"content-type": "text/event-stream"})
+    await answer.prepare(request)
+    for word in words:
+        choice = {"index": 0, "delta": {"role": "assistant", "content": word}, "finish_reason": None}
+        event = {**head, "object": "chat.completion.chunk", "choices": [choice]}
+        await answer.write(f"data: {json.dumps(event)}\n\n".encode())
+    await answer.write(b"data: [DONE]\n\n")
+    return answer
+
+
+async def socket(request: web.Request) -> web.WebSocketResponse:
+    """A WebSocket that says who answers, and then what it hears."""
+    answer = web.WebSocketResponse()
+    await answer.prepare(request)
+    await answer.send_str(NAME)
+    async for message in answer:
+        await answer.send_str(message.data)
+    return answer
+
+
+async def seen(request: web.Request) -> web.Response:
+    """What arrived of the requests with these names, or of all that have one."""
+    asked = request.query.getall("probe", list(ARRIVED))
+    return web.json_response({probe: ARRIVED[probe] for probe in asked if probe in ARRIVED})
+
+
+@web.middleware
+async def note(request: web.Request, handler: Callable) -> web.StreamResponse:
+    """Keep what arrived of a request with a name."""
+    if "x-probe" in request.headers:
+        body, headers = await request.read(), {key.lower(): value for key, value in request.headers.items()}
+        ARRIVED[headers["x-probe"]] = {"headers": headers, "bytes": len(body), "path": request.path_qs}
+    return await handler(request)
+
+
 async def slow(request: web.Request) -> web.Response:
     """Silence for ``s`` seconds before the answer's head."""
     await asyncio.sleep(float(request.query["s"]))
     return web.json_response({"name": NAME})
+
+
+async def flaky(request: web.Request) -> web.Response:
+    """Fails twice, then tells how often it failed."""
+    SEEN["failed"] += 1
+    return web.json_response({"failed": SEEN["failed"] - 1}, status=500 if SEEN["failed"] <= 2 else 200)
 
 
 async def large(request: web.Request) -> web.Response:
@@ -56,13 +112,18 @@ async def large(request: web.Request) -> web.Response:
     return web.json_response({"name": NAME, "filler": "x" * int(request.query["n"])})
 
 
-app = web.Application(client_max_size=64 << 20)
+app = web.Application(client_max_size=64 << 20, middlewares=[note])
 app.router.add_get("/health", health)
 app.router.add_post("/v1/completions", completions)
+app.router.add_post("/v1/chat/completions", chat)
+app.router.add_get("/socket", socket)
+app.router.add_get("/seen", seen)
+app.router.add_post("/flaky", flaky)
 app.router.add_get("/slow", slow)
 app.router.add_get("/large", large)
 app.router.add_route("*", "/{path:.*}", echo)
 
 if __name__ == "__main__":
     sys.stdin.readline()
-    web.run_app(app, host="127.0.0.1", port=int(sys.argv[2]), print=None, shutdown_timeout=0.1, access_log=None)
+    hosts = sys.argv[3:] or ["127.0.0.1"]
+    web.run_app(app, host=hosts, port=int(sys.argv[2]), print=None, shutdown_timeout=0.1, access_log=None)

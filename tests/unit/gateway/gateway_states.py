@@ -34,8 +34,8 @@ def backend(version: int, count: int = 1, service: str = "chat") -> Backend:
 
 def chat(lease: Lease | None = None, **more: object) -> ServiceRoute:
     """A service with stable version 1 and a candidate."""
-    fields = {"stable": 1, "backends": (backend(1, 2), backend(2)), **more}
-    return ServiceRoute("chat", (ALICE,), lease=lease, **fields)  # type: ignore[arg-type]
+    fields = {"tokens": (ALICE,), "stable": 1, "backends": (backend(1, 2), backend(2)), **more}
+    return ServiceRoute("chat", lease=lease, **fields)  # type: ignore[arg-type]
 
 
 def two_services() -> GatewayState:

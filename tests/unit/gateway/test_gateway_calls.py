@@ -25,7 +25,9 @@ from gateway.calls import (
     record_of,
 )
 from gateway.port import Backend, CallRecords, Endpoint, GatewayState, GroupRoute, Member, ServiceRoute, Traffic
+from gateway.recorder import LEAST_PART, MOST_BYTES_S, Share, next_part
 from gateway.tap import call_of, origins, sampled, split, tap_request, wanted
+from gateway.tap_stream import Inbox
 
 ALL = CallRecords()
 DOORS = frozenset({"chat", "prod"})
@@ -268,3 +270,36 @@ def test_a_call_that_no_instance_saw_has_no_server() -> None:
         and record.instance is None
         and record.answer == Body('{"text": "ho"}', 14, "application/json")
     )
+
+
+def test_a_full_inbox_drops_and_counts_without_waiting() -> None:
+    """What is in stays; a message larger than all of it still passes an empty one."""
+    inbox = Inbox(max_bytes=10)
+    inbox.put([b"123456", b"1234567", b"1234"])
+    assert inbox.dropped == 1 and inbox.take(100, 0) == [b"123456", b"1234"]
+    inbox.put([b"x" * 50])
+    assert inbox.take(100, 0) == [b"x" * 50] and inbox.take(100, 0) == []
+
+
+@pytest.mark.parametrize("rate", [MOST_BYTES_S * 1.01, MOST_BYTES_S * 40])
+def test_less_is_asked_for_when_calls_come_too_fast(rate: float) -> None:
+    """At once as much less as the rate is too high; also where the disk is what is slow."""
+    part = next_part(1.0, rate, False)
+    assert part * rate <= MOST_BYTES_S / 2 and next_part(0.4, 1.0, True) == 0.2
+    assert next_part(LEAST_PART, rate, True) == LEAST_PART
+
+
+def test_all_is_asked_for_again_when_it_is_calm() -> None:
+    """By doubling, so that it never overshoots; between calm and too fast nothing changes."""
+    share = Share()
+    assert share.look(MOST_BYTES_S * 8, 0, 1.0) < 0.1
+    parts = [share.look(MOST_BYTES_S * 8, 0, 1.0 + n) for n in range(1, 9)]
+    assert parts == sorted(parts) and parts[-1] == 1.0
+    assert next_part(0.3, MOST_BYTES_S / 2, False) == 0.3
+
+
+def test_a_smaller_part_is_asked_for_among_the_same_requests() -> None:
+    """What the smaller share holds, the larger one held too: live requests and copies stay paired."""
+    state = GatewayState((a_service(),))
+    whole, part = (_patterns(tap_request(state, p), "x-request-id") for p in (1.0, 0.1))
+    assert whole == [] and part[0].fullmatch("8e2c-0100") and not part[0].fullmatch("8e2c-ff00")

@@ -165,10 +165,8 @@ def test_copies_that_do_not_arrive_raise_an_alarm(arrives):
 def test_copies_dropped_by_the_bound_are_explained():
     """The proxy counted them as dropped: no fault, and the sentence says what it was. A restart counts from 0."""
     watching = observer(state(0, 500))
-    watching.dropped("chat", 40)
-    watching.see([live(0, mirror_permille=500)])
-    watching.dropped("chat", 340)
-    watching.dropped("chat", 120)
+    for totals in ({"chat": 40}, {"chat": 340, "other": 9}, {"chat": 120, "other": 9}):
+        watching.dropped(totals)
     watching.see(copied(900, chance=0.5, arrives=0.1))
     (seen,) = watching.seen(NOW).copies
     assert (seen.dropped, seen.alarm) == (420, False)
@@ -213,9 +211,9 @@ def test_memory_is_bounded_and_the_answer_stays_right():
     watching = observer(state(0, 500), copies)
     rng = random.Random(3)
     for start in range(0, 8000, 100):
-        batch = [live(i / 10, mirror_permille=500, request_id=f"r{i}") for i in range(start, start + 100)]
+        batch = [live(i, mirror_permille=500, request_id=f"r{i}") for i in range(start, start + 100)]
         watching.see(batch)
-        watching.see([copy(i / 10, request_id=f"r{i}") for i in range(start, start + 100) if rng.random() < 0.5])
+        watching.see([copy(i, request_id=f"r{i}") for i in range(start, start + 100) if rng.random() < 0.5])
     assert copies.waiting(Way("chat", "chat", 2)) <= 200
     (seen,) = watching.seen(NOW).copies
     assert not seen.alarm and 0 < seen.requests < 8000

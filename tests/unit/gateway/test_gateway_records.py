@@ -1,103 +1,98 @@
-"""Records: lines to values, and reading on over broken lines and turned files."""
+"""Records: reading on over broken lines and turned files, forwards and backwards."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-from gateway.port import Cursor
-from gateway.records import as_record, read_records
+import pytest
+from record_lines import line, numbered, numbers
 
-LINE: dict[str, Any] = {
-    "arm": "2",
-    "at": "1795348406.272001",
-    "attempts": 2,
-    "bytes_in": 89,
-    "bytes_out": 5822,
-    "client": "alice",
-    "details": "via_upstream",
-    "flags": "-",
-    "instance": "chat-v1-0",
-    "kind": "live",
-    "method": "POST",
-    "path": "/v1/completions",
-    "request_id": "b847ddd5",
-    "service": "chat",
-    "status": 200,
-    "tokens_in": 11,
-    "tokens_out": 7,
-    "total_ms": 9027,
-    "total_us": 9027110,
-    "ttft_us": 3563,
-    "version": "1",
-}
-
-
-def line(request_id: str) -> str:
-    """One line of the log."""
-    return json.dumps({**LINE, "request_id": request_id}) + "\n"
-
-
-def test_a_line_becomes_a_record() -> None:
-    """Microseconds become seconds, versions numbers."""
-    record = as_record(LINE)
-    assert (record.at, record.version, record.arm, record.attempts) == (1795348406.272001, 1, 2, 2)
-    assert (record.ttft_s, record.total_s) == (0.003563, 9.02711)
-    assert (record.tokens_in, record.tokens_out, record.client) == (11, 7, "alice")
-
-
-def test_what_a_request_did_not_reach_is_none() -> None:
-    """A refused request has no version, no first byte, no tokens; one whose client left has its length still."""
-    gone = {
-        key: None for key in ("arm", "version", "instance", "client", "ttft_us", "total_us", "tokens_in", "tokens_out")
-    }
-    record = as_record({**LINE, **gone, "attempts": 0, "path": "/api/predict/chat/v1/models"})
-    assert (record.version, record.ttft_s, record.tokens_out) == (None, None, None)
-    assert (record.total_s, record.path) == (9.027, "/v1/models")
+from gateway import log_files
+from gateway.port import Cursor, EnvoySettings
+from gateway.records import batches, end_of_records, newest_first, read_records, rotate
 
 
 def test_a_line_still_being_written_waits(tmp_path: Path) -> None:
     """Half a line is not read, and is read whole once its end is there."""
-    log = tmp_path / "records.jsonl"
-    log.write_text(line("a") + line("b")[:40])
+    log = tmp_path / "records.log"
+    log.write_text(numbered(1) + numbered(2)[:40])
     first, cursor = read_records(log, Cursor())
     with log.open("a") as f:
-        f.write(line("b")[40:])
+        f.write(numbered(2)[40:])
     second, _ = read_records(log, cursor)
-    assert ([r.request_id for r in first], [r.request_id for r in second]) == (["a"], ["b"])
+    assert (numbers(first), numbers(second)) == ([1], [2])
 
 
-def test_a_broken_line_is_skipped(tmp_path: Path) -> None:
-    """A line that a killed Envoy left unfinished costs itself, and nothing behind it."""
-    log = tmp_path / "records.jsonl"
-    log.write_text(line("a") + line("lost")[:40] + line("also lost") + "[]\n" + line("b"))
-    assert [r.request_id for r in read_records(log, Cursor())[0]] == ["a", "b"]
+def test_a_broken_line_is_skipped_and_counted(tmp_path: Path) -> None:
+    """A line that a killed Envoy left unfinished costs itself and the one glued to it, and nothing behind."""
+    log = tmp_path / "records.log"
+    log.write_bytes((numbered(1) + numbered(2)[:40] + numbered(3) + "\xff\n" + numbered(4)).encode("latin-1"))
+    (batch,) = batches(log, Cursor())
+    assert (numbers(batch.records), batch.skipped) == ([1, 4], 2)
 
 
 def test_reading_goes_on_over_turned_files(tmp_path: Path) -> None:
     """A cursor in a file that was turned over finishes it and goes on in the next ones, in order."""
-    log = tmp_path / "records.jsonl"
-    log.write_text(line("a"))
+    log = tmp_path / "records.log"
+    log.write_text(numbered(1))
     _, cursor = read_records(log, Cursor())
     with log.open("a") as f:
-        f.write(line("b"))
-    log.rename(tmp_path / "records-1.jsonl")
-    (tmp_path / "records-2.jsonl").write_text(line("c"))
-    log.write_text(line("d"))
+        f.write(numbered(2))
+    log.rename(tmp_path / "records-1.log")
+    (tmp_path / "records-2.log").write_text(numbered(3))
+    log.write_text(numbered(4))
     records, cursor = read_records(log, cursor)
-    assert [r.request_id for r in records] == ["b", "c", "d"]
+    assert numbers(records) == [2, 3, 4]
     assert read_records(log, cursor) == ([], cursor)
+    assert cursor == end_of_records(log)
+    assert numbers(newest_first(log)) == [4, 3, 2, 1]
 
 
 def test_a_dropped_file_is_passed_over(tmp_path: Path) -> None:
     """A cursor in a file that is gone goes on with the oldest there is."""
-    log = tmp_path / "records.jsonl"
-    (tmp_path / "records-7.jsonl").write_text(line("x"))
-    log.write_text(line("y"))
-    assert [r.request_id for r in read_records(log, Cursor(3, 500))[0]] == ["x", "y"]
+    log = tmp_path / "records.log"
+    (tmp_path / "records-7.log").write_text(numbered(1))
+    log.write_text(numbered(2))
+    assert numbers(read_records(log, Cursor(3, 500))[0]) == [1, 2]
 
 
 def test_no_log_no_records(tmp_path: Path) -> None:
     """Before the first request there is nothing, and the cursor stays."""
-    assert read_records(tmp_path / "records.jsonl", Cursor()) == ([], Cursor())
+    log = tmp_path / "records.log"
+    assert read_records(log, Cursor()) == ([], Cursor())
+    assert list(newest_first(log)) == [] and end_of_records(log) == Cursor(1, 0)
+
+
+def test_a_long_log_is_read_in_pieces(tmp_path: Path) -> None:
+    """No piece is longer than a chunk, none of the lines is lost between pieces, either way round."""
+    log = tmp_path / "records.log"
+    n = 3 * log_files.CHUNK // len(line())
+    log.write_text("".join(numbered(i) for i in range(n)) + numbered(0)[:100])
+    pieces = list(log_files.chunks(log, Cursor()))
+    assert max(len(content) for content, _ in pieces) <= log_files.CHUNK
+    assert len(pieces) > 1 and pieces[-1][1].offset == n * len(line())
+    assert numbers(read_records(log, Cursor())[0]) == list(range(n))
+    assert numbers(newest_first(log)) == list(reversed(range(n)))
+
+
+def test_a_stretch_without_any_line_holds_nothing_up(tmp_path: Path) -> None:
+    """What a full disk left behind, megabytes of zeros, is passed over."""
+    log = tmp_path / "records.log"
+    log.write_bytes(numbered(1).encode() + b"\0" * (3 * log_files.CHUNK) + b"\n" + numbered(2).encode())
+    assert numbers(read_records(log, Cursor())[0]) == [1, 2]
+    assert numbers(newest_first(log)) == [2, 1]
+
+
+@pytest.mark.parametrize(("size", "turned"), [(10, False), (200, True)])
+def test_a_log_is_turned_over_when_it_has_grown(tmp_path: Path, size: int, turned: bool) -> None:
+    """Records and errors each get a number, the oldest go, and the reader finds all that is kept."""
+    run = tmp_path / "run"
+    run.mkdir()
+    for n in (1, 2, 3):
+        (run / f"records-{n}.log").write_text(numbered(n))
+    (run / "records.log").write_text(numbered(4))
+    (run / "errors.jsonl").write_text("x" * size)
+    assert rotate(EnvoySettings(str(tmp_path)), max_bytes=100, keep=2)
+    assert numbers(read_records(run / "records.log", Cursor())[0]) == [3, 4]
+    assert (run / "errors-1.jsonl").exists() is turned
+    assert not rotate(EnvoySettings(str(tmp_path)), max_bytes=100, keep=2)

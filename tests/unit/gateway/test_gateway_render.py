@@ -44,9 +44,9 @@ def test_each_version_has_a_file_of_endpoints() -> None:
 
 
 def routes_of(state: GatewayState, kind: str) -> list[dict[str, Any]]:
-    """The routes of service chat of one kind."""
+    """The routes of service chat of one kind, of what lies behind its name; each has a twin for the name alone."""
     (service,) = (s for s in state.services if s.name == "chat")
-    return [r for r in service_routes(service, state) if r["name"].split("/")[1] == kind]
+    return [r for r in service_routes(service, state) if r["name"].split("/")[1] == kind and "prefix" in r["match"]]
 
 
 def leased(**changes: Any) -> dict[str, Any]:
@@ -67,15 +67,22 @@ def test_weights_always_add_up_to_a_thousand() -> None:
 
 def test_the_leased_routes_stand_before_stables() -> None:
     """A request inside the window may take the pin or the leased route; any other the one behind."""
-    names = [r["name"] for r in service_routes(chat(LEASE), GatewayState((chat(LEASE),)))]
-    assert names == ["chat/pinned", "chat/pinned", "chat/leased/50/100", "chat/stable"]
+    service = chat(LEASE, tokens=(dataclasses.replace(ALICE, may_pin=True),))
+    state = GatewayState((service,))
+    names = [r["name"] for r in service_routes(service, state)]
+    assert names[::2] == names[1::2] == ["chat/pinned", "chat/pinned", "chat/leased/50/100", "chat/stable"]
     held = {"name": "x-now-ms", "range_match": {"start": LEASE.from_ms, "end": LEASE.until_ms}}
-    pin, pin_stable = routes_of(GatewayState((chat(LEASE),)), "pinned")
+    pin, pin_stable = routes_of(state, "pinned")
     assert held in pin["match"]["headers"] and held in leased()["match"]["headers"]
     assert held not in pin_stable["match"]["headers"]
-    (stable,) = routes_of(GatewayState((chat(LEASE),)), "stable")
+    (stable,) = routes_of(state, "stable")
     assert "headers" not in stable["match"]
     assert stable["route"]["cluster"] == "chat@v1"
+
+
+def test_without_a_token_that_may_pin_no_route_asks() -> None:
+    """Where nobody may name a version no request is looked at for one."""
+    assert routes_of(GatewayState((chat(LEASE),)), "pinned") == []
 
 
 def test_no_mirror_no_policy() -> None:
@@ -97,7 +104,7 @@ def test_keys_stand_in_one_file_only() -> None:
 def test_a_baseline_gets_what_the_candidate_gets() -> None:
     """Three arms: candidate and baseline with the same share, stable with the rest."""
     service = chat(dataclasses.replace(LEASE, baseline=3), backends=(backend(1), backend(2), backend(3)))
-    (route,) = (r for r in service_routes(service, GatewayState((service,))) if "/leased/" in r["name"])
+    (route,) = routes_of(GatewayState((service,)), "leased")
     arms = [(a["name"], a["weight"]) for a in route["route"]["weighted_clusters"]["clusters"]]
     assert arms == [("chat@v2+v1", 50), ("chat@v1+v2", 900), ("chat@v3+v1", 50)]
 
@@ -105,7 +112,7 @@ def test_a_baseline_gets_what_the_candidate_gets() -> None:
 def test_a_group_splits_each_members_part_as_its_lease_says() -> None:
     """Weights 3 to 1 of 10,000, and inside the member that holds a lease its canary; then all on stable."""
     (group,) = everything().groups
-    leased_route, stable_route = group_routes(group, everything())
+    leased_route, _, stable_route, _ = group_routes(group, everything())
     drawn = {c["name"]: c["weight"] for c in leased_route["route"]["weighted_clusters"]["clusters"]}
     assert drawn == {"chat@v2+v1": 375, "chat@v1+v2": 7125, "embed@v1": 2500}
     assert [c["name"] for c in stable_route["route"]["weighted_clusters"]["clusters"]] == ["chat@v1", "embed@v1"]
@@ -117,7 +124,7 @@ def test_a_group_splits_each_members_part_as_its_lease_says() -> None:
 def test_what_a_service_does_not_use_is_switched_off() -> None:
     """A plain service with an engine that counts tokens switches on no filter; one with everything, each."""
     plain = chat(traffic=Traffic(usage="engine"))
-    assert set(switches(plain, False)) == {"rbac"}
+    assert set(switches(plain, False)) == {"door"}
     (full,) = (s for s in everything().services if s.name == "chat")
     on = {name for name, value in switches(full, False).items() if value == ON}
     assert on == {"service-rate", "token-rate", "prompt", "usage-json", "usage-stream", "calls"}

@@ -51,7 +51,7 @@ class World:
 
     def _answer(self, version, factor):
         ttft, tpot = 0.1 * factor * self.rng.lognormal(0, 0.3), 0.01 * factor * self.rng.lognormal(0, 0.3)
-        shown = replace(GOOD, at=self.now - 0.01, version=version, arm=version, ttft_s=ttft, total_s=ttft + 15 * tpot)
+        shown = GOOD._replace(at=self.now - 0.01, version=version, arm=version, ttft_s=ttft, total_s=ttft + 15 * tpot)
         self.gateway.add(shown)
 
     def watch(self, policy=None):
