@@ -86,6 +86,7 @@ class TrafficFields(Config):
     slow_start_s: Annotated[float, Field(ge=0, le=LONGEST_SLOW_START_S)] = 0.0
     websocket: bool = False
     grpc: bool = False
+    signed: bool = False  # takes requests signed with a token as well, as the managed service's own clients send them
     jwt: JwtFile | None = None
     call_records: CallRecordsFile | None = None
 
@@ -108,6 +109,7 @@ class TrafficFields(Config):
             slow_start_s=self.slow_start_s,
             websocket=self.websocket,
             grpc=self.grpc,
+            signed=self.signed,
             call_records=CallRecords(**self.call_records.model_dump()) if self.call_records else None,
         )
 

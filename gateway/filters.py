@@ -242,18 +242,20 @@ def answer_switches(service: ServiceRoute, module: bool) -> Doc:
     return dict.fromkeys([*on, *([TAP] if service.traffic.call_records else [])], ON)
 
 
-def allowed(client: Doc | None) -> Doc:
-    """Only clients whose id matches; nobody for None.
+def allowed(*clients: Doc) -> Doc:
+    """Only clients whose id matches one of these, of which there is at least one.
 
-    A refusal by the fault filter: it looks at one header and costs 40 % of what the access control filter does.
+    A refusal by the fault filter, where none of them matches: it looks at one header and costs 40 % of what the access
+    control filter does, and a list of exact names is bounded by nothing; the size of a regular expression is.
     """
     kind = T + "envoy.extensions.filters.http.fault.v3.HTTPFault"
-    refuse = {"@type": kind, "abort": {"http_status": 403, "percentage": {"numerator": 100}}}
-    if client is None:
-        return refuse
     # Without an id nobody passes: a missing header counts as an empty one, and that one does not match.
     outsider = {"name": CLIENT_HEADER, "invert_match": True, "treat_missing_header_as_empty": True}
-    return {**refuse, "headers": [{**outsider, "string_match": client}]}
+    return {
+        "@type": kind,
+        "abort": {"http_status": 403, "percentage": {"numerator": 100}},
+        "headers": [{**outsider, "string_match": client} for client in clients],
+    }
 
 
 def router() -> Doc:
@@ -275,7 +277,7 @@ def _plain(name: str, kind: str, **config: Any) -> Doc:
 
 
 def _script(name: str, text: str) -> Doc:
-    """It must not have the route chosen anew: that choice would follow what the script wrote, not what a client sent."""
+    """It must not have the route chosen anew: that choice would follow what it wrote, not what a client sent."""
     return _plain(name, "lua.v3.Lua", clear_route_cache=False, default_source_code={"inline_string": text})
 
 

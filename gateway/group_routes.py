@@ -13,7 +13,7 @@ from typing import Any
 from gateway.filters import set_header, switches
 from gateway.names import METADATA, SERVICE_HEADER, arm_cluster, arm_of, route_name, version_cluster
 from gateway.port import GatewayState, GroupRoute, ServiceRoute, Traffic
-from gateway.routes import FORWARDED, answer_room, mirror_policies, paths, session_hash, waiting, weighted, window
+from gateway.routes import FORWARDED, answer_room, hashing, mirror_policies, paths, waiting, weighted, window
 from gateway.shares import WHOLE, apportioned, arms, scaled
 from rollout.nouns import Lease
 
@@ -55,9 +55,7 @@ def _route(group: GroupRoute, parts: list[_Part], state: GatewayState, module: b
     face = _face(group, [part.service for part in parts])
     clusters = [cluster for part in parts for cluster in _clusters(part, group, bool(leases))]
     match: Doc = {}
-    action = {"weighted_clusters": weighted(clusters, group.sticky), **FORWARDED, **waiting(face)}
-    if group.sticky:
-        action["hash_policy"] = session_hash(group.sticky)
+    action = {"weighted_clusters": weighted(clusters, group.sticky), **FORWARDED, **waiting(face), **hashing(face)}
     if leases:
         match["headers"] = [window(*leases)]
         if copies := list(_copies(parts, state)):
@@ -88,6 +86,8 @@ def _copies(parts: list[_Part], state: GatewayState) -> Iterator[Doc]:
 def _face(group: GroupRoute, members: list[ServiceRoute]) -> ServiceRoute:
     """The group as if it were one service: as patient as its most patient member, as strict as its strictest."""
     parsed = any(member.traffic.usage == "parsed" for member in members)
+    by_prompt = any(member.traffic.balance == "prompt" for member in members)
+    sessions = (member.traffic.sticky for member in members if member.traffic.balance == "session")
     records = next((member.traffic.call_records for member in members if member.traffic.call_records), None)
     return ServiceRoute(
         group.name,
@@ -96,7 +96,8 @@ def _face(group: GroupRoute, members: list[ServiceRoute]) -> ServiceRoute:
         body_limit_bytes=min((m.body_limit_bytes for m in members), default=1 << 20),
         traffic=Traffic(
             usage="parsed" if parsed else "engine",
-            sticky=group.sticky,
+            balance="prompt" if by_prompt else "least_request",
+            sticky=group.sticky or next(sessions, None),  # a group's decides who answers, a member's on which instance
             call_records=records,
             signed=any(member.traffic.signed for member in members),
         ),

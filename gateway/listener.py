@@ -28,6 +28,7 @@ ERROR_TYPES = {
     413: "request_too_large",
     429: "rate_limit_error",
     431: "request_too_large",
+    500: "server_error",
     503: "unavailable_error",
     504: "timeout_error",
 }
@@ -212,7 +213,7 @@ def _error_mapper(status: int, kind: str) -> Doc:
     mapper: Doc = {"filter": _status_is(status), "body_format_override": _error_body(kind, limit)}
     if status in ADDED:
         key, value = ADDED[status]
-        mapper["headers_to_add"] = [{"header": {"key": key, "value": value}}]
+        mapper["headers_to_add"] = [{"header": {"key": key, "value": value}, "append_action": "ADD_IF_ABSENT"}]
     return mapper
 
 

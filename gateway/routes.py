@@ -7,13 +7,12 @@ share, a pin and a mirror end at their millisecond inside Envoy, with nothing el
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.clusters import T
-from gateway.filters import BUFFER, DOOR, allowed, set_header, switches
+from gateway.filters import BUFFER, DOOR, PROMPT, allowed, set_header, switches
 from gateway.names import (
     CLIENT_HEADER,
     METADATA,
@@ -80,7 +79,7 @@ def _may_pin(service: ServiceRoute) -> list[str]:
 def _pin(service: ServiceRoute, version: int, may_pin: list[str], headers: tuple[Doc, ...]) -> Plan:
     """A request that names its version. Where no token may do so the header means nothing, and costs nobody a look."""
     named = {"name": VERSION_HEADER, "string_match": {"exact": str(version)}}
-    guard = allowed({"safe_regex": {"regex": "|".join(map(re.escape, may_pin))}})
+    guard = allowed(*({"exact": client} for client in may_pin))
     cluster = {"cluster": version_cluster(service.name, version)}
     return Plan(route_name(service.name, "pinned"), cluster, (named, *headers), guard=guard)
 
@@ -181,8 +180,9 @@ def _grpc(service: ServiceRoute, plan: Plan, module: bool) -> Doc:
     its whole body, and none is copied."""
     meant = {"name": SERVICE_HEADER, "string_match": {"exact": service.name}}
     route = _frame(service, plan, module)
-    whole = {BUFFER: {"@type": T + "envoy.extensions.filters.http.buffer.v3.BufferPerRoute", "disabled": True}}
-    route["typed_per_filter_config"] = {**route["typed_per_filter_config"], **whole}
+    unbuffered = {BUFFER: {"@type": T + "envoy.extensions.filters.http.buffer.v3.BufferPerRoute", "disabled": True}}
+    filters = {name: doc for name, doc in route["typed_per_filter_config"].items() if name != PROMPT}
+    route["typed_per_filter_config"] = {**filters, **unbuffered}
     match = {"prefix": "/", "grpc": {}, **_headers((meant, *plan.headers))}
     return {**route, "match": match, "route": {**plan.action, **waiting(service), **hashing(service)}}
 

@@ -17,6 +17,7 @@ from rollout.nouns import FULL, Lease, Mirror
 NAME = re.compile(SERVICE_NAME)
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 SECRET = re.compile(r"[!-~]{8,512}")  # visible ASCII: it must survive an HTTP header
+MOST_PINNING = 50  # their names stand in the routes, which each renewal of a lease writes anew
 LONGEST_LEASE_MS = 60_000  # what a dead release may cost at most
 
 
@@ -83,6 +84,7 @@ def _check_service(service: ServiceRoute, stable: dict[str, int | None]) -> None
     between(f"{where}: response_timeout_s", service.response_timeout_s, SHORTEST_TIMEOUT_S, LONGEST_TIMEOUT_S)
     between(f"{where}: body_limit_bytes", service.body_limit_bytes, 1, LARGEST_BODY)
     check_traffic(where, service.traffic)
+    between(f"{where}: tokens that may pin", sum(token.may_pin for token in service.tokens), 0, MOST_PINNING)
     _unique(f"{where}: versions", [b.version for b in service.backends], "list each version once")
     for backend in service.backends:
         _check_backend(where, backend)

@@ -31,7 +31,7 @@ def apportioned(weights: Sequence[int], total: int) -> list[int]:
 def scaled(weights: Sequence[int], total: int) -> list[int]:
     """``weights`` drawn to a scale of ``total``: where two of them meet depends on what is before that point alone.
 
-    So a session leaves a part that grows on neither of its ends, which the largest remainder cannot promise.
+    So a part whose one end stays and whose other one moves away loses no session; the largest remainder loses some.
 
     >>> scaled([50, 900, 50], 100), scaled([1, 999], 400), scaled([1, 999], 600)
     ([5, 90, 5], [0, 400], [1, 599])

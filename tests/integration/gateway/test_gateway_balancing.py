@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import pytest
-from gateway_doors import Called, at_ports, calling, token_of
+from gateway_doors import Called, a_group, at_ports, calling, token_of
 from raw_servers import HEALTHY, read_request, serving
 from running_envoy import Proxy
 
@@ -126,7 +126,9 @@ def test_the_same_beginning_goes_to_the_same_instance(proxy: Proxy, instances: I
     """Chats and prompts that begin alike share an instance and its cache, different ones spread."""
     proxy.gateway.apply(state(instances, "abcd", BY_PROMPT))
     with calling(proxy, "chat") as chat:
-        alike = {asked(chat, model="m", messages=[*said("Hello."), {"role": "user", "content": f"{i}"}]) for i in range(20)}
+        alike = {
+            asked(chat, model="m", messages=[*said("Hello."), {"role": "user", "content": f"{i}"}]) for i in range(20)
+        }
         other = [asked(chat, model="m", messages=[{"role": "user", "content": f"question {i}"}]) for i in range(100)]
         same = [asked(chat, model="m", messages=[{"role": "user", "content": f"question {i}"}]) for i in range(100)]
         prompts = {asked(chat, model=f"m{i}", prompt="Once upon a time " * 20 + f"there were {i}") for i in range(20)}
@@ -152,6 +154,21 @@ def test_a_prompt_survives_an_odd_body(proxy: Proxy, instances: Instances) -> No
     with calling(proxy, "chat") as chat:
         for body in (b"", b"\0" * 5000, b'"messages"', b"{", b"x" * (1 << 20), bytes(range(256)) * 99):
             assert chat.client.post("x", content=body).status_code == 200
+
+
+@pytest.mark.parametrize("traffic", [BY_PROMPT, BY_SESSION], ids=["prompt", "session"])
+@pytest.mark.parametrize("sticky", [None, Sticky("header", "x-user")], ids=["", "sticky"])
+def test_a_member_balances_its_groups_calls_as_its_own(proxy: Proxy, instances, traffic: Traffic, sticky) -> None:
+    """What is asked of a group reaches the member's instance that has seen it before."""
+    (service,) = state(instances, "abcd", traffic).services
+    proxy.gateway.apply(GatewayState((service,), (a_group("prod", {"chat": 1}, sticky=sticky),)))
+    served: list[list[str]] = []
+    for door in ("prod", "prod", "chat") if not sticky or traffic is BY_PROMPT else ("prod", "prod"):
+        with calling(proxy, door) as called:
+            told = [{"x-session-id": f"user-{i}", "x-user": f"user-{i}"} for i in range(40)]
+            served.append([asked(called, told[i], prompt=f"question {i}") for i in range(40)])
+    assert all(seen == served[0] for seen in served)
+    assert set(served[0]) == set("abcd")
 
 
 def test_a_popular_session_does_not_drown_its_instance(proxy: Proxy, instances: Instances) -> None:

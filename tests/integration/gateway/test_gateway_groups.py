@@ -93,7 +93,7 @@ def test_weights_are_numbers(proxy: Proxy, two: tuple[ServiceRoute, ServiceRoute
     with calling(proxy, "prod") as prod:
         for weights, served in (({"chat": 0, "other": 9}, "other"), ({"chat": 1000, "other": None}, "chat")):
             assert not proxy.gateway.apply(GatewayState(two, (a_group("prod", weights),))).structural
-            until(lambda: members(prod, 1).keys() == {(served, {"chat": "1", "other": "3"}[served])})
+            until(lambda name=served: {service for service, _ in members(prod, 1)} == {name})  # type: ignore[misc]
             assert {service for service, _ in members(prod, 20)} == {served}
 
 
@@ -132,7 +132,7 @@ def test_a_groups_records_say_who_was_called_and_who_answered(proxy: Proxy, two)
     with calling(proxy, "prod") as prod:
         prod.client.post("v1/completions", json={"n": 7})
         prod.client.get(f"{proxy.url}/api/predict/prod/x", headers={"authorization": "wrong"})
-    until(lambda: len(records := proxy.records(1)) and len(proxy.gateway.records(Cursor())[0]) == 2)
+    until(lambda: len(proxy.gateway.records(Cursor())[0]) == 2)
     served, refused = proxy.gateway.records(Cursor())[0]
     assert (served.door, served.service, served.route) == ("prod", "other", "group")
     assert (served.arm, served.version, served.instance, served.client) == (3, 3, "chat-v3-0", "alice")

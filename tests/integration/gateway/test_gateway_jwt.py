@@ -16,8 +16,10 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from gateway_doors import a_service, at_ports, calling, token_of
 from raw_servers import Answering, serving
 from running_envoy import Proxy, Upstream, a_lease
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
-from gateway.port import GatewayState, Jwt, Limits, Token, Traffic
+from gateway.port import GatewayRefused, GatewayState, Jwt, Limits, Token, Traffic
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 ISSUER = "https://issuer.example"
@@ -36,7 +38,13 @@ class Signer:
         if isinstance(numbers, rsa.RSAPublicNumbers):
             parts = {"kty": "RSA", "alg": "RS256", "n": _whole(numbers.n, 256), "e": _whole(numbers.e, 3)}
         else:
-            parts = {"kty": "EC", "alg": "ES256", "crv": "P-256", "x": _whole(numbers.x, 32), "y": _whole(numbers.y, 32)}
+            parts = {
+                "kty": "EC",
+                "alg": "ES256",
+                "crv": "P-256",
+                "x": _whole(numbers.x, 32),
+                "y": _whole(numbers.y, 32),
+            }
         return {**parts, "kid": self.name, "use": "sig"}
 
     def token(self, **claims: object) -> str:
@@ -114,6 +122,7 @@ def test_bad_tokens_open_nothing(proxy: Proxy, engine: tuple[Answering, int]) ->
         refused = ask(proxy, token())
         assert (refused.status_code, refused.json()["error"]["code"]) == (status, status), what
         assert refused.json()["error"]["request_id"] == refused.headers["x-request-id"]
+        assert len(refused.headers.get_list("www-authenticate")) == 1
     raw = httpx.get(f"{proxy.url}/api/predict/chat/x", headers={"authorization": token_of("chat").secret})
     assert raw.status_code == 401
     assert answering.arrived == []
@@ -190,6 +199,27 @@ def test_odd_subjects_break_nothing(proxy: Proxy, engine: tuple[Answering, int])
     assert [records[answer.headers["x-request-id"]].client for answer in answers] == list(SUBJECTS.values())
     assert proxy.layout.records.read_bytes().count(b"\n") == len(SUBJECTS)
     assert ask(proxy, RSA.token(sub=17)).status_code == 401
+
+
+@pytest.mark.parametrize("key", [{"kty": "RSA"}, {"kty": "none"}, {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}])
+def test_a_broken_key_set_is_refused(proxy: Proxy, v1: Upstream, key: dict[str, str]) -> None:
+    """Keys that only the binary knows to be wrong are refused with its reason, and the old ones stay."""
+    proxy.gateway.apply(GatewayState((a_service("chat", v1, traffic=trusting(RSA)),)))
+    broken = Traffic(jwt=Jwt(ISSUER, ("chat",), json.dumps({"keys": [key]})))
+    with pytest.raises(GatewayRefused, match="jwks"):
+        proxy.gateway.apply(GatewayState((a_service("chat", v1, traffic=broken),)))
+    assert ask(proxy, RSA.token()).status_code == 200
+
+
+def test_a_websocket_takes_web_tokens(proxy: Proxy, v1: Upstream) -> None:
+    """Where a service asks for them, an upgrade needs one as well."""
+    proxy.gateway.apply(GatewayState((a_service("chat", v1, traffic=trusting(RSA, websocket=True)),)))
+    address = f"{proxy.url}/api/predict/chat/socket".replace("http:", "ws:")
+    with connect(address, additional_headers={"authorization": f"Bearer {RSA.token()}"}, proxy=None) as socket:
+        assert socket.recv() == "v1"
+    with pytest.raises(InvalidStatus, match="401"):
+        connect(address, additional_headers={"authorization": f"Bearer {RSA.token(exp=5)}"}, proxy=None)
+    assert {(r.status, r.client) for r in proxy.records(2)} == {(101, "mary"), (401, None)}
 
 
 def test_each_subject_has_a_rate_of_its_own(proxy: Proxy, v1: Upstream) -> None:

@@ -63,7 +63,11 @@ def test_a_services_limit_holds_for_all_its_clients(proxy: Proxy, v1: Upstream, 
     alice, bob = token_of("chat"), token_of("chat", "bob")
     (chat,) = limited(v1, requests_per_s=SLOWEST).services
     proxy.gateway.apply(GatewayState((replace(chat, tokens=(alice, bob)), a_service("other", v2))))
-    with calling(proxy, "chat", alice) as first, calling(proxy, "chat", bob) as second, calling(proxy, "other") as other:
+    with (
+        calling(proxy, "chat", alice) as first,
+        calling(proxy, "chat", bob) as second,
+        calling(proxy, "other") as other,
+    ):
         assert statuses(first, 2) == [200, 429]
         assert statuses(second, 1) == [429]
         assert statuses(other, 3) == [200, 200, 200]
@@ -82,7 +86,9 @@ def test_refused_requests_use_up_nothing(proxy: Proxy, v1: Upstream) -> None:
 def test_a_renewed_lease_refills_no_bucket(proxy: Proxy, v1: Upstream, v2: Upstream, limit: str) -> None:
     """Nor does a changed share, a new token or an instance that drains."""
     (chat,) = limited(v1, v2, **{limit: SLOWEST}).services
-    drained = tuple(replace(b, endpoints=tuple(replace(e, draining=b.version == 2) for e in b.endpoints)) for b in chat.backends)
+    drained = tuple(
+        replace(b, endpoints=tuple(replace(e, draining=b.version == 2) for e in b.endpoints)) for b in chat.backends
+    )
     changes = [
         *(replace(chat, lease=a_lease(canary=10 * i)) for i in range(8)),
         replace(chat, tokens=(*chat.tokens, token_of("chat", "eve"))),
@@ -219,7 +225,7 @@ def test_broken_requests_reach_no_engine(proxy: Proxy, v1: Upstream) -> None:
 def _all(client: socket.socket) -> str:
     """What comes until the answer has ended."""
     text = b""
-    while b"\r\n\r\n" not in text or not text.endswith(b"}\n") and not text.endswith(b"}"):
+    while b"\r\n\r\n" not in text or (not text.endswith(b"}\n") and not text.endswith(b"}")):
         more = client.recv(4096)
         if not more:
             break

@@ -181,7 +181,7 @@ def test_copies_are_not_copied(proxy: Proxy, engines: dict[int, tuple[Answering,
 
 
 def test_a_groups_requests_are_copied_as_its_members_leases_ask(proxy: Proxy, engines) -> None:
-    """A member that has half of the group's traffic, all of it mirrored, gets copies of half of the group's requests."""
+    """A member with half of the group's traffic, all of it mirrored, gets copies of half of the group's requests."""
     members = (chat(ports_of(engines, 1, 2), a_lease(mirror=1000)), at_ports("other", engines[3][1]))
     proxy.gateway.apply(GatewayState(members, (a_group("prod", {"chat": 1, "other": 1}),)))
     with calling(proxy, "prod") as prod:

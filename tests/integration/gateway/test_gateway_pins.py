@@ -12,6 +12,8 @@ from raw_servers import Answering, serving
 from running_envoy import Proxy, Upstream, a_lease
 
 from gateway.port import Backend, Endpoint, GatewayState, ServiceRoute, Traffic
+from gateway.rules import MOST_PINNING
+from rollout.errors import Refused
 
 TESTER = token_of("chat", "tester", may_pin=True)
 PLAIN = token_of("chat")
@@ -42,6 +44,17 @@ def test_a_pin_chooses_the_version(proxy: Proxy, engines, canary: int) -> None:
         assert chat.versions(10) == {"2" if canary else "1": 10}
     kinds = [(r.route, r.arm, r.client) for r in proxy.records(30)]
     assert kinds.count(("pinned", 1, "tester")) == kinds.count(("pinned", 2, "tester")) == 10
+
+
+def test_as_many_tokens_may_pin_as_the_rules_allow(proxy: Proxy, engines) -> None:
+    """The proxy takes the most and longest names that our rules take, and one more is refused by name."""
+    tokens = [token_of("chat", f"{i:.<99}z", may_pin=True) for i in range(MOST_PINNING)]
+    proxy.gateway.apply(GatewayState((replace(service(engines, lease=a_lease()), tokens=tuple(tokens)),)))
+    for token in (tokens[0], tokens[-1]):
+        with calling(proxy, "chat", token) as chat:
+            assert chat.versions(2, headers={"x-roundhouse-version": "2"}) == {"2": 2}
+    with pytest.raises(Refused, match="may pin"):
+        proxy.gateway.apply(GatewayState((replace(service(engines), tokens=(*tokens, TESTER)),)))
 
 
 @pytest.mark.parametrize("version", ["1", "2"])

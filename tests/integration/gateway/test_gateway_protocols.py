@@ -68,7 +68,7 @@ def in_pieces(*pieces: bytes, gap: float = 0.0, trailers: bytes = b"") -> Callab
 
 
 ODD = [
-    b"data: {\"a\": 1}\r\n\r\n", b": a comment\n\n", b"da", b"ta: split", b" in pieces\n", b"\n", b"id: 7\nretry: 10\n\n",
+    b"data: {\"a\": 1}\r\n\r\n", b": comment\n\n", b"da", b"ta: split", b" in pieces\n", b"\n", b"id: 7\nretry: 10\n\n",
     b"event: x\ndata:\n\n", b"data: \xff\xfe not utf-8\n\n", b"data: " + b"x" * 100_000 + b"\n\n", b"\r\r", b"no end",
 ]  # fmt: skip
 
@@ -141,7 +141,9 @@ def test_odd_counts_are_none(proxy: Proxy) -> None:
         assert (record.tokens_in, record.tokens_out) == (None, None), told
 
 
-@pytest.mark.parametrize(("usage", "whole", "streamed"), [("parsed", (5, 6), (7, 8)), ("none", (None, None), (None, None))])
+@pytest.mark.parametrize(
+    ("usage", "whole", "streamed"), [("parsed", (5, 6), (7, 8)), ("none", (None, None), (None, None))]
+)
 def test_counts_are_read_off_answers_where_asked(proxy: Proxy, usage: str, whole, streamed) -> None:
     """From a JSON answer's ``usage`` and from a stream's last event; not at all where nobody asked."""
     with serving(in_pieces(b"data: {}\n\n", LAST, b"data: [DONE]\n\n")) as port:
@@ -155,6 +157,21 @@ def test_counts_are_read_off_answers_where_asked(proxy: Proxy, usage: str, whole
     assert (record.tokens_in, record.tokens_out) == whole
 
 
+@pytest.mark.parametrize("usage", ["parsed", "engine", "none"])
+def test_large_bodies_pass_whoever_counts(proxy: Proxy, v1: Upstream, v2: Upstream, usage: str) -> None:
+    """A request of the limit's size and a longer answer, copied as well as not, also over HTTP/2."""
+    service = a_service("chat", v1, v2, traffic=Traffic(usage=usage), body_limit_bytes=3 << 20)  # type: ignore[arg-type]
+    proxy.gateway.apply(GatewayState((replace(service, lease=a_lease(mirror=1000)),)))
+    for http2 in (False, True):
+        with calling(proxy, "chat", http2=http2, http1=not http2) as chat:
+            assert chat.client.post("x", content=b"x" * (3 << 20)).json()["bytes"] == 3 << 20
+            assert chat.client.post("x", content=b"x" * ((3 << 20) + 1)).status_code == 413
+            assert len(chat.client.get(f"large?n={6 << 20}").json()["filler"]) == 6 << 20
+    copies = [r for r in proxy.records(10) if r.kind == "mirror"]
+    assert {(r.status, r.flags) for r in copies} == {(200, "-")}
+    assert sorted(r.bytes_in for r in copies) == [0, 0, 3 << 20, 3 << 20]
+
+
 # --- WebSockets ---------------------------------------------------------------------------------------------------
 
 
@@ -166,7 +183,12 @@ def socket_to(proxy: Proxy, door: str = "chat", **headers: str) -> ClientConnect
 
 def test_a_websocket_stays_open_and_passes_both_ways(proxy: Proxy, v1: Upstream) -> None:
     """Longer than the response timeout of silence, small and large messages, and its record at the end."""
-    proxy.gateway.apply(GatewayState((a_service("chat", v1, response_timeout_s=0.3, traffic=Traffic(websocket=True)),)))
+
+    def taking(**limits: float) -> GatewayState:
+        traffic = Traffic(websocket=True, limits=Limits(**limits))  # type: ignore[arg-type]
+        return GatewayState((a_service("chat", v1, response_timeout_s=0.3, traffic=traffic),))
+
+    proxy.gateway.apply(taking())
     with socket_to(proxy, **HELD) as open_one:
         assert open_one.recv() == "v1"
         for pause, word in ((0, "hello"), (1, "again"), (0, "x" * 500_000)):
@@ -174,7 +196,7 @@ def test_a_websocket_stays_open_and_passes_both_ways(proxy: Proxy, v1: Upstream)
             open_one.send(word)
             assert open_one.recv() == word
         assert httpx.get(f"{proxy.url}/api/predict/chat/x", headers=HELD).status_code == 200
-        proxy.gateway.apply(GatewayState((a_service("chat", v1, response_timeout_s=0.3, traffic=Traffic(websocket=True, limits=Limits(requests_per_s=50))),)))  # fmt: skip
+        proxy.gateway.apply(taking(requests_per_s=50))
         open_one.send("after a change")
         assert open_one.recv() == "after a change"
     records = proxy.records(2)
@@ -226,14 +248,15 @@ def echo() -> Iterator[tuple[GrpcEcho, int]]:
         yield server, port
 
 
-def takes_grpc(port: int, **more: object) -> GatewayState:
-    return GatewayState((at_ports("chat", port, traffic=Traffic(grpc=True), **more),))
+def takes_grpc(port: int, traffic: Traffic = Traffic(grpc=True), **more: object) -> GatewayState:
+    return GatewayState((at_ports("chat", port, traffic=traffic, **more),))
 
 
-def test_a_grpc_call_streams_both_ways(proxy: Proxy, echo: tuple[GrpcEcho, int]) -> None:
-    """Each message is answered before the next is sent, trailers arrive, and nothing but the call reaches the server."""
+@pytest.mark.parametrize("balance", ["least_request", "prompt"])
+def test_a_grpc_call_streams_both_ways(proxy: Proxy, echo: tuple[GrpcEcho, int], balance: str) -> None:
+    """Each message is answered before the next is sent, trailers arrive, and the server sees nothing but the call."""
     server, port = echo
-    proxy.gateway.apply(takes_grpc(port))
+    proxy.gateway.apply(takes_grpc(port, Traffic(grpc=True, balance=balance)))  # type: ignore[arg-type]
     call = Call(proxy.settings.port, ECHO, GRPC)
     said = b""
     for i in range(5):
@@ -241,7 +264,11 @@ def test_a_grpc_call_streams_both_ways(proxy: Proxy, echo: tuple[GrpcEcho, int])
         said += message
         assert call.say(message).hear(len(said)) == said
     call.say(b"", last=True).end()
-    assert (call.headers[":status"], call.trailers["grpc-status"], call.trailers["grpc-message"]) == ("200", "5", "as told")
+    assert (call.headers[":status"], call.trailers["grpc-status"], call.trailers["grpc-message"]) == (
+        "200",
+        "5",
+        "as told",
+    )
     assert call.headers["x-roundhouse-version"] == "1"
     (seen,) = server.calls
     assert (seen.headers[":path"], b"".join(seen.pieces)) == (ECHO, said)
@@ -250,10 +277,12 @@ def test_a_grpc_call_streams_both_ways(proxy: Proxy, echo: tuple[GrpcEcho, int])
     assert (record.grpc_status, record.status, record.client, record.version) == (5, 200, "alice", 1)
 
 
-def test_a_grpc_body_has_no_end_to_wait_for(proxy: Proxy, echo: tuple[GrpcEcho, int]) -> None:
+@pytest.mark.parametrize("usage", ["parsed", "engine"])
+def test_a_grpc_body_has_no_end_to_wait_for(proxy: Proxy, echo: tuple[GrpcEcho, int], usage: str) -> None:
     """A call may send more than a request's body may be, and silence as long as the response timeout allows."""
     _, port = echo
-    proxy.gateway.apply(takes_grpc(port, body_limit_bytes=1000))
+    traffic = Traffic(grpc=True, usage=usage)  # type: ignore[arg-type]
+    proxy.gateway.apply(takes_grpc(port, traffic, body_limit_bytes=1000))
     call = Call(proxy.settings.port, ECHO, GRPC)
     for i in range(1, 21):
         call.say(b"x" * 10_000).hear(i * 10_000)
@@ -262,7 +291,7 @@ def test_a_grpc_body_has_no_end_to_wait_for(proxy: Proxy, echo: tuple[GrpcEcho, 
 
 
 def test_grpc_needs_a_token_and_a_service_that_takes_it(proxy: Proxy, echo: tuple[GrpcEcho, int], v1: Upstream) -> None:
-    """Without the service's token, and for a service that did not ask for gRPC, a call is refused and reaches nobody."""
+    """Without the service's token, or where a service did not ask for gRPC, a call is refused and reaches nobody."""
     server, port = echo
     proxy.gateway.apply(GatewayState((*takes_grpc(port).services, a_service("other", v1))))
     other = bearer(token_of("other"))
@@ -286,7 +315,9 @@ def test_a_grpc_call_obeys_the_lease(proxy: Proxy, echo: tuple[GrpcEcho, int]) -
     with serving(candidate) as second:
         (stable,) = takes_grpc(port).services
         (endpoint,) = replace(stable.backends[0]).endpoints
-        newer = replace(stable.backends[0], version=2, endpoints=(replace(endpoint, instance="chat-v2-0", port=second),))
+        newer = replace(
+            stable.backends[0], version=2, endpoints=(replace(endpoint, instance="chat-v2-0", port=second),)
+        )
         for lease, version in ((a_lease(canary=1000, mirror=1000), "2"), (a_lease(mirror=1000, seconds=-1), "1")):
             proxy.gateway.apply(GatewayState((replace(stable, backends=(*stable.backends, newer), lease=lease),)))
             call = Call(proxy.settings.port, ECHO, GRPC).say(b"x", last=True).end()
@@ -297,7 +328,15 @@ def test_a_grpc_call_obeys_the_lease(proxy: Proxy, echo: tuple[GrpcEcho, int]) -
 def test_the_admin_interface_is_not_to_be_had(proxy: Proxy, v1: Upstream) -> None:
     """No path on the data side leads to it."""
     proxy.gateway.apply(GatewayState((a_service("chat", v1),)))
-    for path in ("/stats", "/config_dump", "/quitquitquit", "/tap", "/clusters", "//stats", "/api/predict/chat/../../../stats"):
+    for path in (
+        "/stats",
+        "/config_dump",
+        "/quitquitquit",
+        "/tap",
+        "/clusters",
+        "//stats",
+        "/api/predict/chat/../../../stats",
+    ):
         with socket.create_connection(("127.0.0.1", proxy.settings.port)) as client:
             client.sendall(f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n".encode())
             assert client.recv(100).startswith(b"HTTP/1.1 404 "), path

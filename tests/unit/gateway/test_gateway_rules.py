@@ -208,6 +208,8 @@ def test_a_setting_that_cannot_be_is_named(traffic: Traffic, field: str) -> None
         (lease(baseline=3, canary_permille=501), "lease: canary_permille"),
         (lease(mirrors=(Mirror("chat", 1, 5),)), "mirrors: version"),
         (lease(mirrors=(Mirror("chat", 9, 5),)), "mirrors: version"),
+        (lease(mirrors=(Mirror("chat", 2, 5),)), "targets of copies"),
+        (lease(mirrors=(Mirror("chat", 3, 5), Mirror("chat", 3, 6))), "targets of copies"),
         (lease(mirrors=(Mirror("none", None, 5),)), "mirrors: service"),
         (lease(mirrors=(Mirror("chat", 3, 1001),)), "mirrors: permille"),
     ],
