@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gateway import files, tls
+from gateway import files, saved, tls
 from gateway.admin import admin_at, is_live
 from gateway.port import EnvoySettings, GatewayRefused, GatewayState
 from gateway.render import LDS, Layout, bootstrap, render, static_twin
@@ -23,8 +23,9 @@ _VALIDATE_S = 30.0
 def write_bootstrap(settings: EnvoySettings, slot: str | None = None) -> None:
     """Lay out Envoy's folder before the start of a slot (None: the one in charge), which must not run.
 
-    0700, bootstrap and listeners anew, an empty state if there is none. What was confirmed before stays, so Envoy alone
-    comes back with it. Raises Refused for a folder too deep and for a certificate that cannot serve.
+    0700, bootstrap and listeners anew. What was confirmed before stays, so Envoy alone comes back with it; a file that
+    a crash left missing or broken is made again from the confirmed state, or an empty one. Raises Refused for a folder
+    too deep and for a certificate that cannot serve.
     """
     layout = Layout.of(settings)
     if len(str(layout.admin_of("a")).encode()) > _LONGEST_SOCKET:
@@ -37,8 +38,9 @@ def write_bootstrap(settings: EnvoySettings, slot: str | None = None) -> None:
     slot = slot or in_charge(layout)
     for path, doc in _slot_files(settings, slot).items():
         files.put(path, files.as_json(doc))
-    for name, doc in render(GatewayState(), settings, "empty").items():
-        if name != LDS and not (layout.xds / name).exists():
+    held = saved.from_json(files.parsed(files.read(layout.confirmed)))
+    for name, doc in render(held.state if held else GatewayState(), settings, "start").items():
+        if name != LDS and not files.is_discovery(files.parsed(files.read(layout.xds / name))):
             files.put(layout.xds / name, files.as_json(doc))
     if not layout.admin.is_symlink():
         put_in_charge(layout, slot)

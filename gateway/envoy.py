@@ -65,7 +65,7 @@ class EnvoyGateway:
         revision = f"{now.revision}.{uuid.uuid4().hex[:6]}"  # never one that Envoy has held before
         try:
             self._push(state, revision)
-            os.rename(aside, self._layout.confirmed)
+            os.rename(files.synced(aside), self._layout.confirmed)
         finally:
             aside.unlink(missing_ok=True)
         applied = Applied(revision, structural, time.perf_counter() - begun)

@@ -18,21 +18,34 @@ PRIVATE = 0o600  # files hold tokens
 
 def put(path: Path, content: bytes) -> None:
     """Replace ``path`` whole: written aside, synced, renamed. Envoy notices renames only."""
-    os.rename(stage(path, content), path)
+    aside = stage(path, content)
+    try:
+        synced(aside)
+        os.rename(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def stage(path: Path, content: bytes) -> Path:
-    """Write ``content`` beside ``path``, whole and synced, for a rename that cannot fail for want of space."""
+    """Write ``content`` beside ``path``, whole, for a rename that cannot fail for want of space."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE), "wb") as f:
             f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
     return aside
+
+
+def synced(path: Path) -> Path:
+    """``path``, its content on the disk itself: it outlives a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    return path
 
 
 def keep(path: Path) -> Path | None:
@@ -83,6 +96,12 @@ def parsed(content: bytes | None) -> Any:
         return json.loads(content) if content is not None else None
     except (ValueError, RecursionError):
         return None
+
+
+def is_discovery(found: Any) -> bool:
+    """Whether this is a discovery response as we write it."""
+    resources = found.get("resources") if isinstance(found, dict) else None
+    return isinstance(resources, list) and all(isinstance(resource, dict) for resource in resources)
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ Doc = dict[str, Any]
 WARMING = "cluster_manager.warming_clusters"
 #: All that Envoy says of what it follows. One short pattern: quoting each name apart took longer than the answer.
 FOLLOWED = rf"(version_text|update_rejected|update_failure|{re.escape(WARMING)})$"
+_KEPT = {ecds_file(name) for name in KINDS}
 _POLL_S = 0.002
 _REASON_WAIT_S = 1.0  # Envoy writes its log out ten times a second
 _UNDO_WAIT_S = 1.0
@@ -114,12 +115,17 @@ class Push:
             (self._layout.xds / eds_file(name)).unlink(missing_ok=True)
 
     def _write(self, docs: dict[str, Doc]) -> set[str]:
-        """Write those of ``docs`` that differ from the disk, or that Envoy did not take from there; their names."""
+        """Write those of ``docs`` that differ from the disk, or that Envoy did not take from there; their names.
+
+        Unsynced, but for those that hold keys: after a loss of power the rest is made again from the confirmed state.
+        """
         changed = {name: doc for name, doc in docs.items() if self._is_news(name, doc)}
         staged: dict[str, Path] = {}
         try:
             for name, doc in changed.items():
                 staged[name] = files.stage(self._layout.xds / name, files.as_json(doc))
+                if name in _KEPT:
+                    files.synced(staged[name])
             for name, aside in staged.items():
                 path = self._layout.xds / name
                 if name not in self._before:
@@ -191,15 +197,8 @@ class Push:
         return next(iter(self._on_disk(name).get("resources") or [{}]))
 
     def _on_disk(self, name: str) -> Doc:
-        return _discovery(files.parsed(files.read(self._layout.xds / name)))
-
-
-def _discovery(found: Any) -> Doc:
-    """A file's content as we write it; nothing for anything else, which is then written anew."""
-    resources = found.get("resources") if isinstance(found, dict) else None
-    if not isinstance(resources, list) or not all(isinstance(resource, dict) for resource in resources):
-        return {}
-    return found
+        found = files.parsed(files.read(self._layout.xds / name))
+        return found if files.is_discovery(found) else {}
 
 
 def _by_name(discovery: Doc) -> dict[str, Doc]:

@@ -24,7 +24,7 @@ LONGEST_LEASE_MS = 60_000  # what a dead release may cost at most
 def check(state: GatewayState, checked: GatewayState | None = None) -> None:
     """Refuse a state that cannot work. Raises Refused with field, value, rule and fix; never shows a secret.
 
-    ``checked`` is one that passed: thousands of tokens that are the very same objects are not looked at again each
+    ``checked`` is one that passed: thousands of tokens that are the same objects are not looked at again each
     time a weight changes.
     """
     names = [s.name for s in state.services]
@@ -194,7 +194,8 @@ def _check_mirror(where: str, mirror: Mirror, service: ServiceRoute, stable: dic
 
 def _same_tokens(new: GatewayState, old: GatewayState) -> bool:
     held = {door.name: door.tokens for door in (*old.services, *old.groups)}
-    return all(held.get(door.name) is door.tokens for door in (*new.services, *new.groups))
+    # Tuples of the same objects are equal without a look into any of them.
+    return all(held.get(door.name) == door.tokens for door in (*new.services, *new.groups))
 
 
 def _check_tokens(state: GatewayState) -> None:

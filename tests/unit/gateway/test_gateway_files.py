@@ -60,10 +60,22 @@ def test_a_second_start_keeps_what_was_confirmed(tmp_path: Path) -> None:
     settings = EnvoySettings(directory=str(tmp_path / "gw"))
     layout = Layout.of(settings)
     write_bootstrap(settings)
-    (layout.xds / RDS).write_text("confirmed")
+    (layout.xds / RDS).write_text('{"resources":[],"version_info":"confirmed"}')
     write_bootstrap(settings)
-    assert (layout.xds / RDS).read_text() == "confirmed"
+    assert "confirmed" in (layout.xds / RDS).read_text()
     assert {p.stat().st_mode & 0o777 for p in (layout.root, layout.xds, layout.run)} == {0o700}
+
+
+@pytest.mark.parametrize("broken", ["", "{", "[]", '{"resources": 7}'])
+def test_a_start_mends_what_a_crash_broke(tmp_path: Path, broken: str) -> None:
+    """A file that a loss of power left empty or in part is made again from the confirmed state."""
+    settings = EnvoySettings(directory=str(tmp_path / "gw"))
+    layout = Layout.of(settings)
+    write_bootstrap(settings)
+    files.put(layout.confirmed, files.as_json(saved.to_json(saved.Saved(3, 0.0, everything()))))
+    (layout.xds / RDS).write_text(broken)
+    write_bootstrap(settings)
+    assert "chat/stable" in (layout.xds / RDS).read_text()
 
 
 def test_a_folder_too_deep_for_a_socket_is_refused(tmp_path: Path) -> None:
