@@ -71,8 +71,8 @@ def test_looking_often_seldom_rolls_back_a_candidate_that_is_just_at_the_bound()
     for seed in range(runs):
         rng = np.random.default_rng(seed)
         stable, candidate = samples(rng, 150, 0.1), samples(rng, 150, 0.1 * policy.ttft.harm)
-        slow = tuple(replace(s, total_s=s.ttft_s + 0.15) for s in candidate)  # its TPOT is as stable's
-        steady = tuple(replace(s, total_s=s.ttft_s + 0.15) for s in stable)
+        slow = tuple(s._replace(total_s=s.ttft_s + 0.15) for s in candidate)  # its TPOT is as stable's
+        steady = tuple(s._replace(total_s=s.ttft_s + 0.15) for s in stable)
         looks = (judge(Samples(steady[:n], slow[:n]), policy, 0.5).outcome for n in range(20, 151, 5))
         wrong += any(outcome is Outcome.ROLL_BACK for outcome in looks)
     assert wrong / runs <= 0.2 / 3 + 3 * (0.0667 * 0.9333 / runs) ** 0.5
@@ -81,9 +81,9 @@ def test_looking_often_seldom_rolls_back_a_candidate_that_is_just_at_the_bound()
 def test_whole_answers_are_judged_by_time_per_token():
     """Clients that do not stream have no first token; their time per token is compared, and nothing waits for TTFT."""
     rng = np.random.default_rng(5)
-    stable = tuple(replace(s, streamed=False) for s in samples(rng, 300, 0.1))
-    same = tuple(replace(s, streamed=False) for s in samples(rng, 300, 0.1))
-    slow = tuple(replace(s, streamed=False) for s in samples(rng, 300, 0.2))
+    stable = tuple(s._replace(streamed=False) for s in samples(rng, 300, 0.1))
+    same = tuple(s._replace(streamed=False) for s in samples(rng, 300, 0.1))
+    slow = tuple(s._replace(streamed=False) for s in samples(rng, 300, 0.2))
     assert judge(Samples(stable, same), POLICY, 0.5).outcome is Outcome.PROMOTE
     found = judge(Samples(stable, slow), POLICY, 0.5)
     assert found.outcome is Outcome.ROLL_BACK and "TPOT" in found.reason
