@@ -122,22 +122,6 @@ def no_retry_predicates(files: Files) -> None:
             policy.pop(name, None)
 
 
-def no_try_timeout(files: Files) -> None:
-    """Retries without a limit per try."""
-    for route in _routes(files):
-        for name in ("per_try_idle_timeout", "per_try_timeout"):
-            route.get("route", {}).get("retry_policy", {}).pop(name, None)
-
-
-def plain_rewrite(files: Files) -> None:
-    """The path cut by a prefix instead of a regular expression."""
-    for route in _routes(files):
-        action = route.get("route", {})
-        if action.pop("regex_rewrite", None):
-            action["prefix_rewrite"] = "/v1"
-            route["match"] = {**route["match"], "path_separated_prefix": "/api/predict/chat/v1"}
-
-
 def fixed_filters(files: Files) -> None:
     """Keys and limits in the listener itself instead of files of their own."""
     manager = _manager(files)
@@ -149,13 +133,6 @@ def _fixed(part: Doc, files: Files) -> Doc:
         return part
     config = files[f"ecds-{part['name']}.json"]["resources"][0]["typed_config"]
     return {**{k: v for k, v in part.items() if k != "config_discovery"}, "typed_config": config}
-
-
-def no_pins(files: Files) -> None:
-    """No routes for requests that name their version."""
-    for config in files["rds.json"]["resources"]:
-        for host in config["virtual_hosts"]:
-            host["routes"] = [route for route in host["routes"] if "/pinned" not in route["name"]]
 
 
 def log_without(*operators: str) -> Without:
@@ -175,7 +152,7 @@ def no_error_log(files: Files) -> None:
 
 
 ABLATIONS: dict[str, Without] = {
-    "keys and who may use them": no_filters("auth", "rbac"),
+    "keys and who may use them": no_filters("auth", "door"),
     "both rates": no_filters("service-rate", "token-rate"),
     "filters that are switched off": no_idle_filters,
     "files that feed filters": fixed_filters,
@@ -187,13 +164,10 @@ ABLATIONS: dict[str, Without] = {
     "record's two exact durations": log_without("COMMON_DURATION"),
     "record's time": log_without("START_TIME"),
     "lease": no_lease,
-    "pins": no_pins,
     "fall back to the other version": no_fall_back,
     "stamp of the start, lease": no_settings("early_header_mutation_extensions"),
     "retry policy": no_route_settings("retry_policy"),
     "memory of retries": no_retry_predicates,
-    "limit per try": no_try_timeout,
-    "rewrite by a regular expression": plain_rewrite,
     "answer's version header": no_config_settings("response_headers_to_add"),
     "internal headers": no_config_settings("internal_only_headers"),
     "headers taken off requests": no_config_settings("request_headers_to_remove"),

@@ -14,7 +14,14 @@ from configs.load import Config, read_mapping
 from configs.stack import project_directory
 from gateway.port import CallRecords, Jwt, Limits, Sticky, Traffic
 from gateway.redact import check_redact
-from gateway.traffic_rules import LONGEST_SLOW_START_S, MOST_IN_FLIGHT, MOST_PER_S, check_sticky, check_traffic
+from gateway.traffic_rules import (
+    LONGEST_SLOW_START_S,
+    MOST_IN_FLIGHT,
+    MOST_PER_S,
+    PRIVATE,
+    check_sticky,
+    check_traffic,
+)
 from rollout.errors import Refused
 from rollout.limits import LARGEST_BODY, SERVICE_NAME
 from rollout.nouns import FULL
@@ -22,7 +29,6 @@ from rollout.nouns import FULL
 Rate = Annotated[float, Field(ge=0.01, le=MOST_PER_S)]
 InFlight = Annotated[int, Field(ge=1, le=MOST_IN_FLIGHT)]
 Balance = Literal["least_request", "round_robin", "random", "session", "prompt"]
-PRIVATE = ("d", "p", "q", "dp", "dq", "qi", "k")  # members of a JSON web key that only its owner may know (RFC 7518)
 
 
 class StickyFile(Config):

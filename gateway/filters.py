@@ -24,6 +24,7 @@ from gateway.names import (
     client_id,
 )
 from gateway.port import GatewayState, ServiceRoute
+from gateway.shares import group_limits
 from gateway.signed import KIND, signers
 
 Doc = dict[str, Any]
@@ -153,6 +154,9 @@ def issuers(state: GatewayState) -> Doc:
             "local_jwks": {"inline_string": jwt.jwks},
             "claim_to_headers": [{"header_name": CLIENT_HEADER, "claim_name": "sub"}],
             "forward": False,
+            "require_expiration": True,
+            # Nowhere else: by default Envoy also takes one from the query, which would then go upstream.
+            "from_headers": [{"name": "Authorization", "value_prefix": "Bearer "}],
         }
         for name, jwt in with_jwt
     }
@@ -160,15 +164,23 @@ def issuers(state: GatewayState) -> Doc:
     return {"@type": KINDS[JWT], "providers": providers, "requirement_map": asked}
 
 
+def both(old: Doc, new: Doc) -> Doc:
+    """The issuers of two web-token configurations together: routes may still name the old ones' requirements."""
+    held, wanted = old.get("typed_config", {}), new["typed_config"]
+    merged = {key: {**held.get(key, {}), **wanted[key]} for key in ("providers", "requirement_map")}
+    return {**new, "typed_config": {**wanted, **merged}}
+
+
 def rates(state: GatewayState, of: str) -> Doc:
-    """A bucket per service, or per service and client, that refills once a second or, for slow rates, at each request's
-    due time."""
+    """A bucket per door, or per door and client, that refills once a second or, for slow rates, at each request's due
+    time. A group's rates follow from its members'."""
     rule = {"service": "requests_per_s", "token": "token_requests_per_s"}[of]
-    asked = {s.name: rate for s in state.services if (rate := getattr(s.traffic.limits, rule)) is not None}
-    service = {
+    limits = {s.name: s.traffic.limits for s in state.services} | {g.name: group_limits(g, state) for g in state.groups}
+    asked = {door: rate for door, limit in limits.items() if (rate := getattr(limit, rule)) is not None}
+    door = {
         "metadata": {
-            "descriptor_key": "service",
-            "metadata_key": {"key": METADATA, "path": [{"key": "service"}]},
+            "descriptor_key": "door",
+            "metadata_key": {"key": METADATA, "path": [{"key": "door"}]},
             "source": "ROUTE_ENTRY",
         }
     }
@@ -185,9 +197,9 @@ def rates(state: GatewayState, of: str) -> Doc:
         "max_dynamic_descriptors": _MOST_CLIENTS,
         "enable_retry_after_header": True,
         "response_headers_to_add": [set_header(LIMIT_HEADER, f"{rule} of this {of}")],
-        "rate_limits": [{"actions": [service, client] if of == "token" else [service]}],
+        "rate_limits": [{"actions": [door, client] if of == "token" else [door]}],
         "descriptors": [
-            {"entries": [{"key": "service", "value": name}, *any_client], "token_bucket": bucket(rate)}
+            {"entries": [{"key": "door", "value": name}, *any_client], "token_bucket": bucket(rate)}
             for name, rate in sorted(asked.items())
         ],
     }

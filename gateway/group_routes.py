@@ -12,9 +12,9 @@ from typing import Any
 
 from gateway.filters import set_header, switches
 from gateway.names import METADATA, SERVICE_HEADER, arm_cluster, arm_of, route_name, version_cluster
-from gateway.port import GatewayState, GroupRoute, ServiceRoute, Traffic
+from gateway.port import GatewayState, GroupRoute, Limits, ServiceRoute, Traffic
 from gateway.routes import FORWARDED, answer_room, hashing, mirror_policies, paths, waiting, weighted, window
-from gateway.shares import WHOLE, apportioned, arms, scaled
+from gateway.shares import WHOLE, apportioned, arms, group_limits, scaled
 from rollout.nouns import Lease
 
 Doc = dict[str, Any]
@@ -52,7 +52,7 @@ def _parts(group: GroupRoute, state: GatewayState) -> list[_Part]:
 
 
 def _route(group: GroupRoute, parts: list[_Part], state: GatewayState, module: bool, leases: list[Lease]) -> Doc:
-    face = _face(group, [part.service for part in parts])
+    face = _face(group, [part.service for part in parts], group_limits(group, state))
     clusters = [cluster for part in parts for cluster in _clusters(part, group, bool(leases))]
     match: Doc = {}
     action = {"weighted_clusters": weighted(clusters, group.sticky), **FORWARDED, **waiting(face), **hashing(face)}
@@ -83,7 +83,7 @@ def _copies(parts: list[_Part], state: GatewayState) -> Iterator[Doc]:
             yield from mirror_policies(part.service, part.service.lease, state, part.weight / WHOLE)
 
 
-def _face(group: GroupRoute, members: list[ServiceRoute]) -> ServiceRoute:
+def _face(group: GroupRoute, members: list[ServiceRoute], limits: Limits = Limits()) -> ServiceRoute:
     """The group as if it were one service: as patient as its most patient member, as strict as its strictest."""
     parsed = any(member.traffic.usage == "parsed" for member in members)
     by_prompt = any(member.traffic.balance == "prompt" for member in members)
@@ -99,6 +99,7 @@ def _face(group: GroupRoute, members: list[ServiceRoute]) -> ServiceRoute:
             balance="prompt" if by_prompt else "least_request",
             sticky=group.sticky or next(sessions, None),  # a group's decides who answers, a member's on which instance
             call_records=records,
+            limits=limits,
             signed=any(member.traffic.signed for member in members),
         ),
     )
@@ -107,7 +108,7 @@ def _face(group: GroupRoute, members: list[ServiceRoute]) -> ServiceRoute:
 def _frame(group: GroupRoute, face: ServiceRoute, module: bool, kind: str) -> Doc:
     return {
         "name": route_name(group.name, kind),
-        "metadata": {"filter_metadata": {METADATA: {"group": group.name}}},
+        "metadata": {"filter_metadata": {METADATA: {"door": group.name, "group": group.name}}},
         "typed_per_filter_config": switches(face, module),
         **answer_room(face),
     }

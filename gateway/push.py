@@ -17,8 +17,8 @@ from typing import Any
 from gateway import files
 from gateway.admin import Admin, Stats
 from gateway.clusters import additions, bridge, eds_file
-from gateway.filters import KINDS, ecds_file
-from gateway.names import LISTENER, MIRROR_LISTENER
+from gateway.filters import KINDS, both, ecds_file
+from gateway.names import JWT, LISTENER, MIRROR_LISTENER
 from gateway.port import GatewayRefused
 from gateway.render import CDS, RDS, RDS_MIRROR, Layout
 from rollout.errors import Unavailable
@@ -59,9 +59,13 @@ class Push:
         self._write({name: endpoints[name] for name in fresh})
         if self._write({CDS: _clusters(rendered[CDS], {**held, **wanted})}):
             self._confirm({CDS} | fresh)
-        self._confirm(self._write({name: rendered[name] for name in map(ecds_file, KINDS)}))
+        fed = {name: rendered[name] for name in map(ecds_file, KINDS)}
+        jwt = ecds_file(JWT)
+        union = {**fed[jwt], "resources": [both(self._held(jwt), fed[jwt]["resources"][0])]}
+        self._confirm(self._write({**fed, jwt: union}))
         for name in (RDS_MIRROR, RDS):
             self._confirm(self._write({name: rendered[name]}))
+        self._confirm(self._write({jwt: fed[jwt]}))
         self._retire(rendered[CDS], held, wanted)
 
     def undo(self) -> None:

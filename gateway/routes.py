@@ -194,7 +194,7 @@ def _frame(service: ServiceRoute, plan: Plan, module: bool) -> Doc:
         filters = {**filters, DOOR: plan.guard}
     return {
         "name": plan.name,
-        "metadata": {"filter_metadata": {METADATA: {"service": service.name, **plan.metadata}}},
+        "metadata": {"filter_metadata": {METADATA: {"door": service.name, "service": service.name, **plan.metadata}}},
         "typed_per_filter_config": filters,
         **_removed(service),
         **answer_room(service),

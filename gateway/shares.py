@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
-from gateway.port import Sticky
+from gateway.port import GatewayState, GroupRoute, Limits, Sticky
 from rollout.nouns import FULL, Lease
 
 WHOLE = 10_000  #: the sum of a group's weights in the proxy
@@ -57,3 +57,17 @@ def arms(stable: int, lease: Lease, sticky: Sticky | None) -> list[tuple[int, in
     wrapped = max(0, begin + canary - FULL)
     pieces = [(lease.candidate, wrapped), (stable, begin - wrapped), (lease.candidate, canary - wrapped)]
     return [(v, n) for v, n in [*pieces, (stable, FULL - begin - canary + wrapped)] if n]
+
+
+def group_limits(group: GroupRoute, state: GatewayState) -> Limits:
+    """The rates of a group: those at which no member gets more than its own file allows it.
+
+    Its tokens have the lowest rate of any member's; the group as a whole the highest one at which each member's part
+    is within that member's own.
+    """
+    weights = {m.service: m.weight for m in group.members if m.weight}
+    limits = {s.name: s.traffic.limits for s in state.services if s.name in weights}
+    whole = sum(weights[name] for name in limits)
+    rates = [limit.requests_per_s * whole / weights[n] for n, limit in limits.items() if limit.requests_per_s]
+    by_token = [limit.token_requests_per_s for limit in limits.values() if limit.token_requests_per_s]
+    return Limits(requests_per_s=min(rates, default=None), token_requests_per_s=min(by_token, default=None))

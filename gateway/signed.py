@@ -66,10 +66,11 @@ end
 function envoy_on_request(handle)
   local headers = handle:headers()
   local given = string.match(headers:get("authorization") or "", "^EAS%s+(%S+)$")
-  if not given then return end
+  if not given or #given ~= 28 then return end
   local path = string.match(headers:get(":path"), "^[^?]*")
   local text = table.concat({headers:get(":method"), headers:get("content-md5") or "",
     headers:get("content-type") or "", headers:get("date") or "", path}, "\\n")
+  if #text > 1024 then return end
   for _, key in ipairs(doors[string.match(path, "^/api/predict/([^/]+)")] or {}) do
     if handle:base64Escape(digest(key[3], digest(key[2], text, 64), 64)) == given then
       headers:replace("authorization", key[1])

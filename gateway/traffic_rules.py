@@ -12,6 +12,8 @@ from rollout.limits import LARGEST_BODY
 HEADER = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")  # underscores are refused at the edge
 COOKIE = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")  # RFC 6265: a token
 INSIDE = ("x-roundhouse-", "x-envoy-", "x-now-ms", "x-client-id", "x-request-id")  # made by the proxy itself
+#: Members of a JSON web key that only its owner may know (RFC 7518).
+PRIVATE = frozenset(("d", "p", "q", "dp", "dq", "qi", "k"))
 MOST_PER_S = 1_000_000.0
 MOST_IN_FLIGHT = 100_000
 SHORTEST_SLOW_START_S, LONGEST_SLOW_START_S = 0.001, 900.0
@@ -30,6 +32,9 @@ def check_traffic(where: str, traffic: Traffic) -> None:
         rule = "only least_request and round_robin can start slowly"
         raise Refused(f"{where}: slow_start_s", traffic.slow_start_s, rule, "set it to 0, or choose one of the two")
     _check_limits(where, traffic.limits)
+    if traffic.jwt and traffic.signed:
+        rule = "a service takes web tokens, or keys of ours and signatures made with them"
+        raise Refused(f"{where}: signed", True, rule, "leave out `signed` or `jwt`")
     if traffic.jwt:
         _check_jwt(where, traffic.jwt)
     if traffic.call_records:
@@ -76,8 +81,12 @@ def _check_jwt(where: str, jwt: Jwt) -> None:
     try:
         keys = json.loads(jwt.jwks)["keys"]
         good = bool(keys) and all("kty" in key for key in keys)
-    except (ValueError, KeyError, TypeError):
-        good = False
+        secret = good and any(key["kty"] == "oct" or PRIVATE & key.keys() for key in keys)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        good = secret = False
+    if secret:
+        rule = "it holds a private or symmetric key, which would lie in records that others read"
+        raise Refused(f"{where}: jwt.jwks", f"({len(jwt.jwks)} characters)", rule, "give the issuer's public key set")
     if not good:
         rule = "it must be a JSON web key set (RFC 7517) with at least one key"
         raise Refused(f"{where}: jwt.jwks", f"({len(jwt.jwks)} characters)", rule, "fetch the issuer's jwks_uri")

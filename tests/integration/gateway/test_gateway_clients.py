@@ -20,7 +20,7 @@ from running_envoy import ALICE, Proxy, Upstream, a_state, until
 from gateway.port import GatewayState, GroupRoute, Limits, Member, ServiceRoute, Token, Traffic
 
 ASK = [{"role": "user", "content": "who?"}]
-EASY = replace(ALICE, secret='token-with-"quotes"-and-\\-of-alice')
+EASY = replace(ALICE, secret="token-with-%-and-[]-of-alice")
 LONG = Token("bob", "a-token-of-more-than-one-block-of-sha-1-" + "x" * 60)
 
 

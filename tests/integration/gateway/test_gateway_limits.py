@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from gateway_doors import Called, a_service, bearer, calling, token_of
+from gateway_doors import Called, a_group, a_service, bearer, calling, token_of
 from running_envoy import Proxy, Upstream, a_lease
 
 from gateway.port import Backend, Cursor, GatewayState, Limits, Traffic
@@ -71,6 +71,14 @@ def test_a_services_limit_holds_for_all_its_clients(proxy: Proxy, v1: Upstream, 
         assert statuses(first, 2) == [200, 429]
         assert statuses(second, 1) == [429]
         assert statuses(other, 3) == [200, 200, 200]
+
+
+def test_a_group_is_no_way_round_a_members_limit(proxy: Proxy, v1: Upstream) -> None:
+    """Calls through a group are bounded as its members' files say."""
+    service = a_service("chat", v1, traffic=Traffic(limits=Limits(token_requests_per_s=0.1)))
+    proxy.gateway.apply(GatewayState((service,), (a_group("prod", {"chat": 1}),)))
+    with calling(proxy, "prod") as called:
+        assert statuses(called, 4) == [200, 429, 429, 429]
 
 
 def test_refused_requests_use_up_nothing(proxy: Proxy, v1: Upstream) -> None:

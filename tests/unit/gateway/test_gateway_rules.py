@@ -99,7 +99,9 @@ def test_names_and_addresses_are_unique() -> None:
     assert refusal(chat(backends=(named,))).value == "i0"
 
 
-@pytest.mark.parametrize("secret", ["", "short", "with blank", "umlaut-äöü", "line\nbreak", "x" * 513])
+@pytest.mark.parametrize(
+    "secret", ["", "short", "with blank", "umlaut-äöü", "line\nbreak", "x" * 513, 'quo"ted-key', "back\\slashed"]
+)
 def test_a_token_must_survive_a_header(secret: str) -> None:
     """Empty, short, blank or unprintable tokens are refused without being shown."""
     refused = refusal(ServiceRoute("chat", (Token("alice", secret),)))
@@ -190,6 +192,10 @@ def test_a_groups_broken_rule_is_named(bad: GroupRoute, field: str) -> None:
         (Traffic(jwt=Jwt("me", (), "{}")), "jwt"),
         (Traffic(jwt=Jwt("me", ("you",), "{}")), "jwt.jwks"),
         (Traffic(jwt=Jwt("me", ("you",), "no json")), "jwt.jwks"),
+        (Traffic(jwt=Jwt("me", ("you",), '{"keys": [7]}')), "jwt.jwks"),
+        (Traffic(jwt=Jwt("me", ("you",), '{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}')), "jwt.jwks"),
+        (Traffic(jwt=Jwt("me", ("you",), '{"keys": [{"kty": "EC", "d": "c2VjcmV0"}]}')), "jwt.jwks"),
+        (Traffic(jwt=Jwt("me", ("you",), '{"keys": [{"kty": "EC"}]}'), signed=True), "signed"),
         (Traffic(call_records=CallRecords(percent=101)), "call_records.percent"),
         (Traffic(call_records=CallRecords(max_body_bytes=0)), "call_records.max_body_bytes"),
     ],

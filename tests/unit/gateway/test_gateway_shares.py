@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.port import Sticky
-from gateway.shares import WHOLE, apportioned, arms, scaled
+from gateway.port import GatewayState, GroupRoute, Limits, Member, ServiceRoute, Sticky, Traffic
+from gateway.shares import WHOLE, apportioned, arms, group_limits, scaled
 from rollout.nouns import FULL, Lease
 
 WEIGHTS = st.lists(st.integers(0, 1000), min_size=1, max_size=8)
@@ -50,3 +50,15 @@ def test_no_session_leaves_a_growing_candidate(
     for before, after in pairwise(steps):
         for version in (2, 3):
             assert before.get(version, set()) <= after.get(version, set())
+
+
+def test_a_group_gives_no_member_more_than_its_own_rate() -> None:
+    """The whole may be as fast as the member that is nearest to its limit allows; a token, as its slowest member's."""
+    services = tuple(
+        ServiceRoute(name, (), traffic=Traffic(limits=limits))
+        for name, limits in (("aa", Limits(90, 5)), ("bb", Limits(10, 20)), ("cc", Limits()), ("dd", Limits(1, 1)))
+    )
+    members = (Member("aa", 3), Member("bb", 1), Member("cc", 1), Member("dd", None))
+    group = GroupRoute("prod", (), members)
+    assert group_limits(group, GatewayState(services, (group,))) == Limits(50, 5)
+    assert group_limits(GroupRoute("none", (), ()), GatewayState(services)) == Limits()
