@@ -29,7 +29,7 @@ from gateway.signed import KIND, signers
 
 Doc = dict[str, Any]
 DOOR, BUFFER, TAP, PROMPT, SUBJECT = "door", "buffer", "calls", "prompt", "subject"
-JSON_READER, STREAM_READER, MODULE_READER = "usage-json", "usage-stream", "usage-module"
+JSON_READER, STREAM_READER = "usage-json", "usage-stream"
 KINDS = {
     SIGNED: KIND,
     AUTH: T + "envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth",
@@ -73,7 +73,7 @@ def ecds_file(name: str) -> str:
     return f"ecds-{name}.json"
 
 
-def chain(xds: str | None, still: dict[str, Doc], module: bool) -> list[Doc]:
+def chain(xds: str | None, still: dict[str, Doc]) -> list[Doc]:
     """The filters of the public listener, in order.
 
     The fed ones follow their files in ``xds``; to validate, ``xds`` is None and they hold ``still``, by name.
@@ -91,11 +91,11 @@ def chain(xds: str | None, still: dict[str, Doc], module: bool) -> list[Doc]:
         # The whole body before any of it goes on: a retry and a copy are then complete, and small enough to hold.
         _plain(BUFFER, "buffer.v3.Buffer", max_request_bytes=1 << 20),
         {**_script(PROMPT, _PROMPT_HASH), **off},
-        *answer_chain(module),
+        *answer_chain(),
     ]
 
 
-def answer_chain(module: bool) -> list[Doc]:
+def answer_chain() -> list[Doc]:
     """The filters behind which an instance stands, in both listeners."""
     off = {"disabled": True}
     # The recorder tells copies from live requests, and who served, by the connections; no header can feign them.
@@ -103,7 +103,7 @@ def answer_chain(module: bool) -> list[Doc]:
         ("record_headers_received_time", "record_downstream_connection", "record_upstream_connection"), True
     )
     tap = _plain(TAP, "tap.v3.Tap", common_config={"admin_config": {"config_id": CALLS}}, **told)
-    readers = [_module_reader()] if module else [_json_reader(), _stream_reader()]
+    readers = [_json_reader(), _stream_reader()]
     return [{**tap, **off}, *({**reader, **off} for reader in readers), router()]
 
 
@@ -218,7 +218,7 @@ def bucket(rate: float) -> Doc:
     return {"max_tokens": 1, "tokens_per_fill": 1, "fill_interval": f"{1 / rate:.3f}s"}
 
 
-def switches(service: ServiceRoute, module: bool) -> Doc:
+def switches(service: ServiceRoute) -> Doc:
     """What a route of ``service`` switches on and off: ``typed_per_filter_config``."""
     traffic, found = service.traffic, dict[str, Doc]()
     if traffic.signed:
@@ -244,13 +244,12 @@ def switches(service: ServiceRoute, module: bool) -> Doc:
         found[BUFFER] = {"@type": kind, "buffer": {"max_request_bytes": service.body_limit_bytes}}
     if traffic.balance == "prompt":
         found[PROMPT] = ON
-    return {**found, **answer_switches(service, module)}
+    return {**found, **answer_switches(service)}
 
 
-def answer_switches(service: ServiceRoute, module: bool) -> Doc:
+def answer_switches(service: ServiceRoute) -> Doc:
     """What a copy needs as well: token counts, and bodies for the records of calls."""
-    readers = [MODULE_READER] if module else [JSON_READER, STREAM_READER]
-    on = readers if service.traffic.usage == "parsed" else []
+    on = [JSON_READER, STREAM_READER] if service.traffic.usage == "parsed" else []
     return dict.fromkeys([*on, *([TAP] if service.traffic.call_records else [])], ON)
 
 
@@ -332,8 +331,3 @@ def _stream_reader() -> Doc:
         "content_parser": {"name": "envoy.content_parsers.json", "typed_config": parser},
     }
     return _plain(STREAM_READER, "sse_to_metadata.v3.SseToMetadata", response_rules=events)
-
-
-def _module_reader() -> Doc:
-    module = {"dynamic_module_config": {"name": "usage"}, "filter_name": "usage"}
-    return _plain(MODULE_READER, "dynamic_modules.v3.DynamicModuleFilter", **module)

@@ -29,14 +29,14 @@ class _Part:
     weight: int
 
 
-def group_routes(group: GroupRoute, state: GatewayState, module: bool = False) -> list[Doc]:
+def group_routes(group: GroupRoute, state: GatewayState) -> list[Doc]:
     """The routes of one group: the leased one while a member holds a lease, and the one to stable versions."""
     parts = _parts(group, state)
     if not parts:
-        return _closed_routes(group, module)
+        return _closed_routes(group)
     leases = [part.service.lease for part in parts if part.service.lease]
-    chosen = [_route(group, parts, state, module, leases)] if leases else []
-    chosen.append(_route(group, parts, state, module, []))
+    chosen = [_route(group, parts, state, leases)] if leases else []
+    chosen.append(_route(group, parts, state, []))
     return [{**route, "match": {**path, **route["match"]}} for route in chosen for path in paths(group.name)]
 
 
@@ -51,7 +51,7 @@ def _parts(group: GroupRoute, state: GatewayState) -> list[_Part]:
     return [_Part(service, stable or 0, n) for (service, stable, _), n in zip(taking, weights, strict=True) if n]
 
 
-def _route(group: GroupRoute, parts: list[_Part], state: GatewayState, module: bool, leases: list[Lease]) -> Doc:
+def _route(group: GroupRoute, parts: list[_Part], state: GatewayState, leases: list[Lease]) -> Doc:
     face = _face(group, [part.service for part in parts], group_limits(group, state))
     clusters = [cluster for part in parts for cluster in _clusters(part, group, bool(leases))]
     match: Doc = {}
@@ -60,7 +60,7 @@ def _route(group: GroupRoute, parts: list[_Part], state: GatewayState, module: b
         match["headers"] = [window(*leases)]
         if copies := list(_copies(parts, state)):
             action["request_mirror_policies"] = copies
-    return {**_frame(group, face, module, "group"), "match": match, "route": action}
+    return {**_frame(group, face, "group"), "match": match, "route": action}
 
 
 def _clusters(part: _Part, group: GroupRoute, leased: bool) -> Iterator[Doc]:
@@ -105,18 +105,18 @@ def _face(group: GroupRoute, members: list[ServiceRoute], limits: Limits = Limit
     )
 
 
-def _frame(group: GroupRoute, face: ServiceRoute, module: bool, kind: str) -> Doc:
+def _frame(group: GroupRoute, face: ServiceRoute, kind: str) -> Doc:
     return {
         "name": route_name(group.name, kind),
         "metadata": {"filter_metadata": {METADATA: {"door": group.name, "group": group.name}}},
-        "typed_per_filter_config": switches(face, module),
+        "typed_per_filter_config": switches(face),
         **answer_room(face),
     }
 
 
-def _closed_routes(group: GroupRoute, module: bool) -> list[Doc]:
+def _closed_routes(group: GroupRoute) -> list[Doc]:
     answer = {"status": 503, "body": {"inline_string": f"no member of group {group.name} takes its traffic now"}}
-    frame = _frame(group, _face(group, []), module, "closed")
+    frame = _frame(group, _face(group, []), "closed")
     return [{**frame, "match": path, "direct_response": answer} for path in paths(group.name)]
 
 

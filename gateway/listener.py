@@ -50,7 +50,7 @@ def public_listener(settings: EnvoySettings, logs: Doc, routes: Doc, xds: str | 
         "early_header_mutation_extensions": [_stamp()],
         "always_set_request_id_in_response": True,
         "local_reply_config": _errors(),
-        "http_filters": chain(xds, still, bool(settings.usage_module)),
+        "http_filters": chain(xds, still),
         "upgrade_configs": [socket],
     }
     secure = transport_socket(settings)
@@ -69,7 +69,7 @@ def mirror_listener(settings: EnvoySettings, logs: Doc, routes: Doc) -> Doc:
     hcm = {
         **_manager("mirror", logs, routes),
         "generate_request_id": False,
-        "http_filters": answer_chain(bool(settings.usage_module)),
+        "http_filters": answer_chain(),
     }
     return {
         "@type": T + "envoy.config.listener.v3.Listener",

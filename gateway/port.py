@@ -275,7 +275,6 @@ class EnvoySettings:
     confirm_timeout_s: float = 5.0
     tls: Tls | None = None
     tracing: Tracing | None = None
-    usage_module: str | None = None  # folder of a compiled libusage.so, which counts tokens faster than Envoy's filters
     kind: Literal["envoy"] = "envoy"
 
 

@@ -87,12 +87,12 @@ class Layout:
 
 def render(state: GatewayState, settings: EnvoySettings, revision: str) -> dict[str, Doc]:
     """All discovery files of ``state``, by file name; each carries ``revision``, which Envoy shows once it is used."""
-    layout, module = Layout.of(settings), bool(settings.usage_module)
+    layout = Layout.of(settings)
     files = {
         LDS: _listeners(settings, _followed(layout), str(layout.xds), {}),
         CDS: cluster_docs(state, settings, str(layout.xds)),
-        RDS: [gateway_routes(state, module)],
-        RDS_MIRROR: [mirror_routes(state, module)],
+        RDS: [gateway_routes(state)],
+        RDS_MIRROR: [mirror_routes(state)],
     }
     files |= {ecds_file(name): [doc] for name, doc in fed_docs(state).items()}
     files |= {eds_file(name): [doc] for name, doc in assignment_docs(state).items()}
@@ -105,12 +105,12 @@ def static_twin(state: GatewayState, settings: EnvoySettings) -> Doc:
     Services get a lease where one could be held, so that beginning, changing and ending one needs no further check.
     Tokens stay out of it.
     """
-    state, module = without_tokens(rehearsed(state)), bool(settings.usage_module)
+    state = without_tokens(rehearsed(state))
     assignments = assignment_docs(state)
     clusters = [_still(doc, assignments) for doc in cluster_docs(state, settings, "")]
     held = {
-        "public": {"route_config": _bare(gateway_routes(state, module))},
-        "mirror": {"route_config": _bare(mirror_routes(state, module))},
+        "public": {"route_config": _bare(gateway_routes(state))},
+        "mirror": {"route_config": _bare(mirror_routes(state))},
     }
     plain = replace(settings, tls=None)  # certificates are checked where they are read
     listeners = [_bare(doc) for doc in _listeners(plain, held, None, fed_docs(state))]

@@ -26,13 +26,13 @@ HEALTH_PATH = "/gateway/health"
 MIRROR_LIMIT_S = 600  #: seconds; a copy's whole life
 
 
-def gateway_routes(state: GatewayState, module: bool = False) -> Doc:
+def gateway_routes(state: GatewayState) -> Doc:
     """The route configuration of the public listener."""
     routes = [_health_route()]
     for service in state.services:
-        routes += service_routes(service, state, module)
+        routes += service_routes(service, state)
     for group in state.groups:
-        routes += group_routes(group, state, module)
+        routes += group_routes(group, state)
     routes += [_not_found(PREFIX + "/", "no such service"), _not_found("/", "no such path")]
     return {
         "@type": T + "envoy.config.route.v3.RouteConfiguration",
@@ -51,9 +51,9 @@ def _inside(state: GatewayState) -> list[str]:
     return [CLIENT_HEADER, PREFIX_HEADER] if prompts else [CLIENT_HEADER]
 
 
-def mirror_routes(state: GatewayState, module: bool = False) -> Doc:
+def mirror_routes(state: GatewayState) -> Doc:
     """The route configuration of the mirror listener: a copy names the version that it is meant for."""
-    routes = [_mirror_route(s, b.version, module) for s in state.services for b in s.backends]
+    routes = [_mirror_route(s, b.version) for s in state.services for b in s.backends]
     routes.append({"name": "none", "match": {"prefix": "/"}, "direct_response": {"status": 404}})
     return {
         "@type": T + "envoy.config.route.v3.RouteConfiguration",
@@ -63,14 +63,14 @@ def mirror_routes(state: GatewayState, module: bool = False) -> Doc:
     }
 
 
-def _mirror_route(service: ServiceRoute, version: int, module: bool) -> Doc:
+def _mirror_route(service: ServiceRoute, version: int) -> Doc:
     cluster = version_cluster(service.name, version)
     return {
         "name": cluster,
         "match": {"prefix": "/", "headers": [{"name": MIRROR_HEADER, "string_match": {"exact": cluster}}]},
         "metadata": {"filter_metadata": {METADATA: {"service": service.name}}},
         "request_headers_to_remove": [MIRROR_HEADER],
-        "typed_per_filter_config": answer_switches(service, module),
+        "typed_per_filter_config": answer_switches(service),
         "route": {"cluster": cluster, **waiting(service), **hashing(service), "timeout": f"{MIRROR_LIMIT_S}s"},
         **answer_room(service),
     }

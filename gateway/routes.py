@@ -51,12 +51,12 @@ class Plan:
     falls_back: bool = False  # a retry goes to the arm's other version
 
 
-def service_routes(service: ServiceRoute, state: GatewayState, module: bool = False) -> list[Doc]:
-    """The routes of one service, the first that matches counts. ``module``: a compiled one counts tokens."""
+def service_routes(service: ServiceRoute, state: GatewayState) -> list[Doc]:
+    """The routes of one service, the first that matches counts."""
     if service.stable is None:
-        return _closed_routes(service, module)
+        return _closed_routes(service)
     plans = list(_plans(service, service.stable, service.lease, state))
-    return [route for plan in plans for route in _ways(service, plan, module)]
+    return [route for plan in plans for route in _ways(service, plan)]
 
 
 def _plans(service: ServiceRoute, stable: int, lease: Lease | None, state: GatewayState) -> Iterator[Plan]:
@@ -135,11 +135,11 @@ def _mirror_policy(service: str, target: str, permille: float) -> Doc:
     }
 
 
-def _ways(service: ServiceRoute, plan: Plan, module: bool) -> Iterator[Doc]:
+def _ways(service: ServiceRoute, plan: Plan) -> Iterator[Doc]:
     """A plan as routes: gRPC and WebSockets where the service takes them, and plain HTTP."""
     if service.traffic.grpc:
-        yield _grpc(service, plan, module)
-    http = _http(service, plan, module)
+        yield _grpc(service, plan)
+    http = _http(service, plan)
     for path in paths(service.name):
         route = {**http, "match": {**path, **_headers(plan.headers)}}
         if service.traffic.websocket:
@@ -152,8 +152,8 @@ def paths(door: str) -> list[Doc]:
     return [{"prefix": f"{PREFIX}/{door}/"}, {"path": f"{PREFIX}/{door}"}]
 
 
-def _http(service: ServiceRoute, plan: Plan, module: bool) -> Doc:
-    route = _frame(service, plan, module)
+def _http(service: ServiceRoute, plan: Plan) -> Doc:
+    route = _frame(service, plan)
     action = {**plan.action, **FORWARDED, **waiting(service), **hashing(service)}
     if plan.falls_back:
         action["retry_policy"]["retry_priority"] = _other_version_next()
@@ -175,11 +175,11 @@ def _websocket(http: Doc) -> Doc:
     }
 
 
-def _grpc(service: ServiceRoute, plan: Plan, module: bool) -> Doc:
+def _grpc(service: ServiceRoute, plan: Plan) -> Doc:
     """A gRPC call names its service in the metadata, for its path is its method's; it streams, so nothing waits for
     its whole body, and none is copied."""
     meant = {"name": SERVICE_HEADER, "string_match": {"exact": service.name}}
-    route = _frame(service, plan, module)
+    route = _frame(service, plan)
     unbuffered = {BUFFER: {"@type": T + "envoy.extensions.filters.http.buffer.v3.BufferPerRoute", "disabled": True}}
     filters = {name: doc for name, doc in route["typed_per_filter_config"].items() if name != PROMPT}
     route["typed_per_filter_config"] = {**filters, **unbuffered}
@@ -187,9 +187,9 @@ def _grpc(service: ServiceRoute, plan: Plan, module: bool) -> Doc:
     return {**route, "match": match, "route": {**plan.action, **waiting(service), **hashing(service)}}
 
 
-def _frame(service: ServiceRoute, plan: Plan, module: bool) -> Doc:
+def _frame(service: ServiceRoute, plan: Plan) -> Doc:
     """What all routes of a service share: name, metadata, and what its filters do."""
-    filters = switches(service, module)
+    filters = switches(service)
     if plan.guard and DOOR in filters:
         filters = {**filters, DOOR: plan.guard}
     return {
@@ -257,9 +257,9 @@ def session_hash(sticky: Sticky | None) -> list[Doc]:
     return [by[sticky.by], *client]
 
 
-def _closed_routes(service: ServiceRoute, module: bool) -> list[Doc]:
+def _closed_routes(service: ServiceRoute) -> list[Doc]:
     text = f"service {service.name} has no version in service yet"
-    route = _frame(service, Plan(route_name(service.name, "closed"), {}), module)
+    route = _frame(service, Plan(route_name(service.name, "closed"), {}))
     answer = {"status": 503, "body": {"inline_string": text}}
     return [{**route, "match": path, "direct_response": answer} for path in paths(service.name)]
 

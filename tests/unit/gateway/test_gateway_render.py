@@ -124,9 +124,9 @@ def test_a_group_splits_each_members_part_as_its_lease_says() -> None:
 def test_what_a_service_does_not_use_is_switched_off() -> None:
     """A plain service with an engine that counts tokens switches on no filter; one with everything, each."""
     plain = chat(traffic=Traffic(usage="engine"))
-    assert set(switches(plain, False)) == {"door"}
+    assert set(switches(plain)) == {"door"}
     (full,) = (s for s in everything().services if s.name == "chat")
-    on = {name for name, value in switches(full, False).items() if value == ON}
+    on = {name for name, value in switches(full).items() if value == ON}
     assert on == {"service-rate", "token-rate", "prompt", "usage-json", "usage-stream", "calls"}
 
 
