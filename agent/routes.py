@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -101,8 +102,10 @@ def _acceptable_groups(
             continue
         refused[group.name] = why
         if group.name in before:
-            old = _without_lost(replace(before[group.name], tokens=group.tokens), services)
-            kept += [] if _why(_around(old, services), check) else [old]
+            old = _without_lost(before[group.name], services)
+            if not _why(_around(replace(old, tokens=()), services), check):
+                tokens = usable(group.tokens, old.tokens, _opens_group(old, services, check))
+                kept.append(replace(old, tokens=tokens))
     return tuple(kept), refused
 
 
@@ -115,9 +118,33 @@ def _why(state: GatewayState, check: Callable[[GatewayState], None]) -> str:
 
 
 def _with_tokens(old: ServiceRoute, tokens: tuple[Token, ...], check: Callable[[GatewayState], None]) -> ServiceRoute:
-    """An earlier route with today's tokens, unless those are what was refused."""
-    new = replace(old, tokens=tokens, lease=None)
-    return old if _why(GatewayState((new,)), check) else new
+    """An earlier route with today's tokens, or those of them that can be."""
+
+    def passes(some: tuple[Token, ...]) -> bool:
+        return not _why(GatewayState((replace(old, tokens=some, lease=None),)), check)
+
+    return replace(old, tokens=usable(tokens, old.tokens, passes), lease=None)
+
+
+def _opens_group(
+    old: GroupRoute, services: Mapping[str, ServiceRoute], check: Callable[[GatewayState], None]
+) -> Callable[[tuple[Token, ...]], bool]:
+    return lambda some: not _why(_around(replace(old, tokens=some), services), check)
+
+
+def usable(
+    wanted: tuple[Token, ...], old: tuple[Token, ...], passes: Callable[[tuple[Token, ...]], bool]
+) -> tuple[Token, ...]:
+    """``wanted`` if that passes; else what was in force of it, or as many as pass. Never one that is not wanted."""
+    if passes(wanted):
+        return wanted
+    secrets = {token.secret for token in wanted}
+    still = tuple(token for token in old if token.secret in secrets)
+    if still and passes(still):
+        return still
+    good = [token for token in {t.secret: t for t in wanted}.values() if passes((token,))]
+    fits = bisect_left(range(1, len(good) + 1), True, key=lambda n: not passes(tuple(good[:n])))
+    return tuple(good[:fits])
 
 
 def _without_lost(group: GroupRoute, services: Mapping[str, ServiceRoute]) -> GroupRoute:
@@ -140,7 +167,7 @@ def _around(group: GroupRoute, services: Mapping[str, ServiceRoute]) -> GatewayS
 
 def _bare(service: ServiceRoute) -> ServiceRoute:
     backends = (Backend(service.stable, ()),) if service.stable is not None else ()
-    return ServiceRoute(service.name, (), backends, service.stable)
+    return ServiceRoute(service.name, (), backends, service.stable, traffic=Traffic(signed=service.traffic.signed))
 
 
 def _targets(service: ServiceRoute) -> set[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
 from agent.parts import Parts
 from agent.routes import Desired, acceptable, gateway_state
+from agent.sift import Door, changed_doors, refused_doors
 from engines.port import Usage, open_engine
-from gateway.port import GatewayState, Token
+from gateway.port import GatewayRefused, GatewayState, Token
 from gateway.rules import check
 from rollout.errors import Corrupt, Refused, RoundhouseError
 from rollout.nouns import Lease
@@ -17,6 +18,7 @@ from store.port import InForce, Observed
 
 log = logging.getLogger("roundhouse.agent")
 AGAIN_S = 1.0  # after a refusal, before the same is tried again
+DOOR_AGAIN_S = 10.0  # the same of one door that the proxy refuses: each try has it read the whole state
 Note = Callable[[str, str, str], None]  # service, kind, text
 
 
@@ -34,8 +36,18 @@ class _Choice:
 
     wanted: tuple[GatewayState, dict[str, str]]
     good: GatewayState | None
+    blamed: dict[str, str]
     state: GatewayState
     refused: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Blame:
+    """A door that the proxy refused, and why; until then it is not tried again, unless it is changed."""
+
+    door: Door
+    reason: str
+    until: float
 
 
 class Traffic:
@@ -47,6 +59,8 @@ class Traffic:
         self._applied: GatewayState | None = None
         self._refused: tuple[GatewayState, float] | None = None
         self._choice: _Choice | None = None
+        self._blamed: dict[str, _Blame] = {}
+        self._revision = ""  # of what is in force
         self._tokens: _Tokens | None = None
         self._usage: dict[str, Usage] = {}
         self._told: dict[str, str] = {}
@@ -72,10 +86,19 @@ class Traffic:
     def _choose(self, now: float) -> _Choice:
         """As the last time, where nothing has changed: thousands of tokens are checked once."""
         wanted = gateway_state(self._desired(), self._usage_of, int(now * 1000))
-        last = self._choice
-        if last is None or last.wanted != wanted or last.good is not self._good:
-            self._choice = last = _Choice(wanted, self._good, *acceptable(wanted[0], self._good, check, wanted[1]))
+        last, blamed = self._choice, self._still_blamed(wanted[0], now)
+        if last is None or last.wanted != wanted or last.good is not self._good or last.blamed != blamed:
+            unreadable = {**blamed, **wanted[1]}
+            self._choice = last = _Choice(
+                wanted, self._good, blamed, *acceptable(wanted[0], self._good, check, unreadable)
+            )
         return last
+
+    def _still_blamed(self, wanted: GatewayState, now: float) -> dict[str, str]:
+        if self._blamed:
+            doors = changed_doors(wanted, None)
+            self._blamed = {n: b for n, b in self._blamed.items() if doors.get(n) == b.door and now < b.until}
+        return {name: blame.reason for name, blame in self._blamed.items()}
 
     def _desired(self) -> Desired:
         store, tokens = self._p.store, self._tokens or _Tokens()
@@ -108,17 +131,43 @@ class Traffic:
 
     def _apply(self, choice: _Choice, now: float) -> str:
         """Put it in force; why it could not be, or empty."""
-        state = choice.state
+        refused = choice.refused
         try:
-            applied = self._p.gateway.apply(state)
+            if error := self._put(choice.state):
+                refused = refused | self._blame(choice, error, now)
         except RoundhouseError as error:
             log.error("%s", error)
-            self._refused = (state, now)
-            self._observe_error([s.name for s in state.services], str(error))
+            self._applied, self._refused = None, (choice.state, now)  # what is in force was told wrong: say it again
+            self._observe_error([s.name for s in choice.state.services], str(error))
             return str(error)
-        self._observe(state, choice.refused, applied.revision)
-        self._applied, self._good, self._refused = state, state, None
+        self._tell_refused(refused)
+        self._observe(self._good or choice.state, refused, self._revision)
+        self._refused = None
         return ""
+
+    def _put(self, state: GatewayState) -> RoundhouseError | None:
+        """In force, or why it was refused. Raises Unavailable, Conflict."""
+        try:
+            self._revision = self._p.gateway.apply(state).revision
+        except (Refused, GatewayRefused) as error:
+            self._applied = None
+            return error
+        self._applied = self._good = state
+        return None
+
+    def _blame(self, choice: _Choice, error: RoundhouseError, now: float) -> dict[str, str]:
+        """Put in force all but the doors that are refused; why, by door. Raises ``error`` when it is none of them."""
+        wanted = choice.wanted[0]
+
+        def put(held_back: Set[str]) -> RoundhouseError | None:
+            left = dict.fromkeys(held_back, str(error)) | choice.refused
+            return self._put(acceptable(wanted, self._good, check, left)[0])
+
+        changed = changed_doors(choice.state, self._good)
+        reasons = refused_doors(list(changed), error, put)
+        doors = changed_doors(wanted, None)
+        self._blamed |= {name: _Blame(doors[name], why, now + DOOR_AGAIN_S) for name, why in reasons.items()}
+        return reasons
 
     def _observe(self, state: GatewayState, refused: Mapping[str, str], revision: str) -> None:
         """What has changed; rows of others stay as they are, so that many services cost nothing."""

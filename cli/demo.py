@@ -85,6 +85,7 @@ def _forget_last_time(stack: Stack) -> None:
     """A demo begins with a service that was never released; what is left of an earlier one drains meanwhile."""
     store = open_store(stack.store())
     store.drop_service(SERVICE, time.time())
+    TokenFile(stack.tokens).drop(SERVICE)
     until = time.monotonic() + 90
     while store.instances(SERVICE):
         if time.monotonic() > until:

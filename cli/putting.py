@@ -33,7 +33,11 @@ def put_all(store: Store, tokens: TokenFile, services: Iterable[ServiceState], g
     def undo() -> None:
         for group in groups:
             old = old_groups.get(group.name)
-            store.put_group(old) if old else store.drop_group(group.name)
+            if old:
+                store.put_group(old)
+                continue
+            store.drop_group(group.name)
+            tokens.drop(group.name)
         for service in services:
             store.put_service(old_services[service.name])
 
@@ -41,7 +45,7 @@ def put_all(store: Store, tokens: TokenFile, services: Iterable[ServiceState], g
         for service in services:
             store.put_service(service)
         for group in groups:
+            if group.name not in {**old_groups, **old_services}:
+                tokens.drop(group.name)  # of an earlier one of this name: they must not open it for a moment
             store.put_group(group)
-            if group.name not in old_groups:
-                tokens.drop(group.name)  # of an earlier group of this name
             tokens.ensure(group.name)

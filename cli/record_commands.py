@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.durations import seconds
 from cli.record_summary import Row, summary
 from cli.screen import out, say
 from configs.stack import load_stack
@@ -27,7 +28,6 @@ from rollout.errors import Refused
 
 LOOK_S = 0.3
 SLACK_S = 5.0  #: records stand in the order in which requests ended, but for what the proxy's threads hold back
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _COLUMNS = ("time", "request id", "kind", "version", "instance", "client", "status", "flags", "TTFT", "total", "tokens")
 _ERROR_COLUMNS = ("time", "request id", "kind", "client", "status", "flags", "request", "details", "agent")
 _SUMMARY_COLUMNS = (
@@ -82,7 +82,7 @@ def records(
 
     Example: `roundhouse records chat --since 10m --status 5xx` or `roundhouse records chat --summary --since 1h`
     """
-    begin = time.time() - length_s(since) if since else 0.0
+    begin = time.time() - seconds("--since", since) if since else 0.0
     wanted = Wanted(service, begin, version, _checked(status), kind.value if kind else "")
     layout = Layout.of(load_stack().gateway())
     if errors and version:
@@ -93,18 +93,6 @@ def records(
         _show_summary(summary(newest(layout.records, wanted)), service, as_json)
     else:
         _show_records(layout.records, wanted, last, follow, as_json)
-
-
-def length_s(text: str) -> float:
-    """Seconds of a length such as "10m". Raises Refused.
-
-    >>> length_s("90s"), length_s("1.5h")
-    (90.0, 5400.0)
-    """
-    found = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([smhd])", text)
-    if found is None:
-        raise Refused("--since", text, "it is a number with s, m, h or d behind it", "give for example 10m")
-    return float(found.group(1)) * _UNITS[found.group(2)]
 
 
 def newest(path: Path, wanted: Wanted) -> Iterable[Record]:
@@ -209,8 +197,8 @@ def _clock(at: float) -> str:
     return datetime.fromtimestamp(at).strftime("%m-%d %H:%M:%S.%f")[:-3]
 
 
-def _ms(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1000:.1f} ms"
+def _ms(length_s: float | None) -> str:
+    return "-" if length_s is None else f"{length_s * 1000:.1f} ms"
 
 
 def _printable(text: str) -> str:

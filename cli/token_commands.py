@@ -14,10 +14,11 @@ from cli.durations import seconds
 from cli.screen import out, say, show_json, show_table
 from configs.stack import load_stack
 from gateway.port import Token
+from gateway.signed import MOST_TOKENS
 from gateway.tokens import OWN, TokenFile, fingerprint
-from rollout.errors import NotFound, Unavailable
+from rollout.errors import NotFound, Refused, Unavailable
 from store.port import Store, open_store
-from store.steer import confirm_all
+from store.steer import NotTaken, confirm_all
 
 app = typer.Typer(help="Keys that open services and groups: shown once, when they are made.", no_args_is_help=True)
 
@@ -42,6 +43,10 @@ def create(
     """
     store, tokens = _open()
     must_be_door(store, door)
+    if may_pin and door in [group.name for group in store.groups()]:
+        rule = "a version is chosen at a service's own path, and this is a group"
+        raise Refused("--may-pin", door, rule, "make the token for one of its members, or leave --may-pin out")
+    must_have_room(store, tokens, door)
     until = time.time() + seconds("--for", lasting) if lasting else None
     _show_new(store, tokens, door, tokens.create(door, client, may_pin, until), as_json)
 
@@ -75,7 +80,9 @@ def rotate(
     """
     store, tokens = _open()
     must_be_door(store, door)
-    _show_new(store, tokens, door, tokens.rotate(door, client, seconds("--overlap", overlap)), as_json)
+    overlap_s = seconds("--overlap", overlap)
+    must_have_room(store, tokens, door, instead_of=client if overlap_s == 0 else "")
+    _show_new(store, tokens, door, tokens.rotate(door, client, overlap_s), as_json)
 
 
 @app.command()
@@ -90,7 +97,8 @@ def revoke(
     """
     store, tokens = _open()
     gone = tokens.revoke(door, named)
-    confirm_all(store, [door], f"the end of {gone} token(s) of {door}", tokens=tokens.serial())
+    # Of no door in particular: settings that were refused, of this one too, keep no revoked token open.
+    confirm_all(store, [], f"the end of {gone} token(s) of {door}", tokens=tokens.serial())
     if as_json:
         show_json({"door": door, "revoked": gone, "confirmed": True})
     else:
@@ -119,6 +127,16 @@ def must_be_door(store: Store, name: str) -> None:
         raise NotFound(f"there is no service or group {name!r}; there are: {', '.join(doors) or 'none yet'}")
 
 
+def must_have_room(store: Store, tokens: TokenFile, door: str, instead_of: str = "") -> None:
+    """Raises Refused when one more token is too many for a door that takes signatures; a client's may be replaced."""
+    signed = {s.name for s in store.services() if s.traffic.get("signed") is True}
+    signed |= {g.name for g in store.groups() if signed & {m.service for m in g.members}}
+    count = 1 + sum(token.client != instead_of for token in tokens.of(door))
+    if door in signed and count > MOST_TOKENS:
+        rule = f"a door that takes signatures has at most {MOST_TOKENS} tokens: each costs a hash per request"
+        raise Refused(f"tokens of {door}", count, rule, "revoke a token, or turn `signed` off")
+
+
 def _open() -> tuple[Store, TokenFile]:
     stack = load_stack()
     return open_store(stack.store()), TokenFile(stack.tokens)
@@ -129,9 +147,9 @@ def _show_new(store: Store, tokens: TokenFile, door: str, token: Token, as_json:
     confirmed = True
     try:
         confirm_all(store, [door], f"the new token of {door}", tokens=tokens.serial())
-    except Unavailable as error:
+    except (NotTaken, Unavailable) as error:  # in no case is the secret lost
         confirmed = False
-        say(f"{error}; the token was made and opens {door} once the agent runs")
+        say(f"{error}; the token was made and opens {door} once that is mended")
     if as_json:
         show_json(_plain(door, token, confirmed))
         return

@@ -20,7 +20,7 @@ from gateway.port import Gateway, open_gateway
 from gateway.tokens import TokenFile
 from rollout.errors import Conflict, NotFound, Refused
 from rollout.nouns import Health, Lease, Mirror, Phase, Shift
-from store.port import InstanceState, Release, Store, open_store
+from store.port import BY_HAND, InstanceState, Release, Store, open_store
 from store.steer import STALE_S, confirm, confirm_all, grant, version_noun
 
 LEASE_S = 6.0
@@ -183,11 +183,14 @@ def hold(
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
-    """Hold it for ``duration`` seconds or until Ctrl-C; why it ended. Raises Refused, Conflict, Unavailable."""
+    """Hold it for ``duration`` seconds or until Ctrl-C; why it ended.
+
+    What another command holds by hand is taken over. Raises Refused, Conflict, Unavailable.
+    """
     if not 0 < duration <= LONGEST_S:
         raise Refused("--for", duration, f"it lies between 0 and {LONGEST_S:g} s", "hold it shorter, or release it")
     model, until = version_noun(store, service, held.candidate).model_uri, clock() + duration
-    hand = Release(f"hand-{uuid.uuid4().hex[:8]}", service, model, Phase.PENDING, stage="by hand")
+    hand = Release(f"hand-{uuid.uuid4().hex[:8]}", service, model, Phase.PENDING, stage=BY_HAND)
     store.begin_release(hand, clock(), STALE_S)
     reason = "the time asked for has passed"
     try:
@@ -205,7 +208,8 @@ def hold(
         reason = store.release(hand.id).reason  # somebody else ended it
     finally:
         store.finish_release(hand.id, Phase.DEPLOYED, f"{held.what}: {reason}", clock(), {})
-    confirm(store, service, lambda o: o.lease is None, "all traffic on stable")
+    if not _goes_on(store, service):
+        confirm(store, service, lambda o: o.lease is None, "all traffic on stable")
     return reason
 
 
@@ -248,7 +252,13 @@ def _hold_and_tell(store: Store, service: str, held: Held, duration: float, as_j
     if as_json:
         show_json({"service": service, "version": held.candidate, "seconds": duration, "ended": reason})
     else:
-        out.print(f"all traffic of {service} is on stable: {reason}")
+        where = "what it held goes on" if _goes_on(store, service) else f"all traffic of {service} is on stable"
+        out.print(f"{where}: {reason}", markup=False)
+
+
+def _goes_on(store: Store, service: str) -> bool:
+    """Whether another command or release holds a share now that this one has ended."""
+    return service in store.leases()
 
 
 def _renew(store: Store, hand: Release, held: Held, until: float, now: float) -> Lease:

@@ -13,10 +13,10 @@ from cli.screen import out, show_json
 from cli.traffic_show import known_names
 from configs.order import crown
 from configs.stack import load_stack
-from rollout.errors import Refused
+from rollout.errors import Conflict, Refused
 from rollout.nouns import Phase
 from store.port import Change, Group, GroupMember, Store, open_store
-from store.steer import confirm, confirm_all, end_release, put_back, version_noun
+from store.steer import NotTaken, confirm, confirm_all, end_release, put_back, version_noun
 
 REASON = "undone by hand"
 
@@ -124,11 +124,21 @@ def _weights_back(store: Store, change: Change) -> Undo:
     name = change.name
     if change.before is None:
         raise Refused("NAME", name, "the last change made the group", f"remove it: `roundhouse group drop {name}`")
-    former = group_of(change.before)
+    former, left = group_of(change.before), group_of(change.after) if change.after else None
 
     def back() -> str:
+        present = store.group(name)
+        if present != left:
+            raise Conflict(
+                f"the weights of {name} were changed meanwhile; nothing was undone. "
+                f"Look at `roundhouse traffic history {name}` and undo again"
+            )
         store.put_group(former)
-        confirm_all(store, [name], f"the former weights of {name}")
+        try:
+            confirm_all(store, [name], f"the former weights of {name}")
+        except NotTaken:
+            store.put_group(present)
+            raise
         return f"{name}: {_weights(former)}"
 
     return Undo(change, f"back to {_weights(former)}", back)

@@ -240,7 +240,8 @@ class Store(Protocol):
         """Take the service, and note which version is stable at that moment.
 
         Raises Conflict when another release of the service runs and was heard of within ``stale_s``; one that was not
-        is ended as ``finish_release`` does. Raises Refused when a group has the service's name.
+        is ended as ``finish_release`` does. Where both are held by hand (stage ``BY_HAND``), the new one takes over the
+        lease as it is. Raises Refused when a group has the service's name.
         """
 
     def beat(self, release_id: str, now: float) -> bool:

@@ -14,7 +14,7 @@ from store import tables as t
 from store.database import of, put, rows
 from store.port import BY_HAND, Change, ChangeKind, Event, InstanceState, Release, ServiceState, VersionState
 from store.sql_traffic import TrafficVerbs, leave_groups, must_be_free
-from store.steps import ACTIVE, active, clock, end, held, is_version, must_run, note, split, stable, take_out
+from store.steps import ACTIVE, active, clock, end, hand_over, held, is_version, must_run, note, split, stable, take_out
 
 
 class SqlStore(TrafficVerbs):
@@ -36,7 +36,7 @@ class SqlStore(TrafficVerbs):
                 return
             c.execute(t.services.update().where(t.services.c.name == service.name).values(**settings))
             if (old := _settings(before[0])) != settings:
-                changed = ", ".join(f"{k} {old[k]} -> {settings[k]}" for k in settings if old[k] != settings[k])
+                changed = ", ".join(_differs(k, old[k], settings[k]) for k in settings if old[k] != settings[k])
                 note(c, Change(clock(now), service.name, "limits", changed, old, settings, by))
 
     def services(self) -> list[ServiceState]:
@@ -102,6 +102,9 @@ class SqlStore(TrafficVerbs):
         with self._begin(desired=True) as c:
             must_be_free(c, t.groups, release.service)
             for other in active(c, release.service):
+                if release.stage == other["stage"] == BY_HAND:
+                    hand_over(c, other["id"], release.id, now)
+                    continue
                 if now - other["beat_at"] < stale_s:
                     raise Conflict(
                         f"release {other['id']} of service {release.service!r} is under way "
@@ -217,6 +220,17 @@ def _highest_number(c: sa.Connection, service: str) -> int:
 
 def _settings(row: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in row.items() if k not in ("name", "stable")}
+
+
+def _differs(name: str, old: Any, new: Any) -> str:
+    """Of a mapping only the keys: some of their values are long.
+
+    >>> _differs("traffic", {"jwt": {}, "signed": True}, {"signed": True})
+    'traffic (jwt)'
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        return f"{name} ({', '.join(k for k in {**old, **new} if old.get(k) != new.get(k))})"
+    return f"{name} {old} -> {new}"
 
 
 def _was_promoted(c: sa.Connection, service: str, number: int) -> bool:

@@ -45,6 +45,13 @@ def end(c: sa.Connection, release_id: str, phase: Phase, reason: str, now: float
         take_out(c, row["service"], row["candidate"], None)
 
 
+def hand_over(c: sa.Connection, release_id: str, to: str, now: float) -> None:
+    """End a release whose lease another one goes on with, as it is: no request goes elsewhere in between."""
+    ended = {"phase": Phase.DEPLOYED, "reason": f"another command took over ({to})", "finished_at": now}
+    c.execute(t.releases.update().where(t.releases.c.id == release_id).values(**ended))
+    c.execute(t.leases.update().where(t.leases.c.release == release_id).values(release=to))
+
+
 def _end_lease(c: sa.Connection, service: str, release_id: str, reason: str, now: float, failed: bool) -> None:
     before = held(c, service)
     if before is None or before.release != release_id:

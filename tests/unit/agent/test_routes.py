@@ -110,8 +110,10 @@ def test_what_is_refused_stays_as_it_was_with_todays_tokens():
     found, refused = acceptable(state(services=bad, tokens={"chat": (new,)}), before, check)
     assert found.services[0] == replace(before.services[0], tokens=(new,)) and "response_timeout_s" in refused["chat"]
     unusable = Token("b", "short")
+    found, refused = acceptable(state(tokens={"chat": (old, unusable)}), before, check)
+    assert found.services[0].tokens == (old,)
     found, refused = acceptable(state(tokens={"chat": (unusable,)}), before, check)
-    assert found.services[0].tokens == (old,) and "short" not in refused["chat"]
+    assert found.services[0].tokens == () and "short" not in refused["chat"]
 
 
 def test_one_service_of_many_costs_one_check_each():
@@ -119,3 +121,35 @@ def test_one_service_of_many_costs_one_check_each():
     seen = []
     acceptable(state(), None, lambda part: seen.append(part))
     assert [len(part.services) for part in seen] == [1, 1, 1] and isinstance(seen[0], GatewayState)
+
+
+def tokens(n, begin=0, may_pin=False):
+    return tuple(Token(f"c{i}", f"secret-number-{i}", may_pin) for i in range(begin, begin + n))
+
+
+def test_too_many_tokens_of_a_service_keep_no_revoked_one_open():
+    """The old ones that are still wanted stay; the 51st that may pin is left out, and told."""
+    before = state(tokens={"chat": tokens(50, may_pin=True)})
+    wanted = state(tokens={"chat": tokens(51, begin=1, may_pin=True)})
+    found, refused = acceptable(wanted, before, check)
+    assert found.services[0].tokens == before.services[0].tokens[1:] and refused.keys() == {"chat"}
+
+
+def test_an_agent_that_begins_anew_keeps_the_tokens_that_can_be():
+    """It knows none of those in force: one by one those that pass the rules, as many as there may be."""
+    before = state()
+    wanted = (*tokens(30, may_pin=True), Token("x", "short"), *tokens(30, begin=30, may_pin=True))
+    found, refused = acceptable(state(tokens={"chat": wanted}), before, check)
+    assert found.services[0].tokens == tokens(50, may_pin=True) and refused.keys() == {"chat"}
+    check(found)
+
+
+def test_a_group_with_too_many_tokens_for_signatures_holds_up_nobody():
+    """Its member takes signatures, so a group of 65 tokens is refused there; it goes on with those that fit."""
+    signed = [replace(s, traffic={"signed": True}) if s.name == "other" else s for s in DESIRED.services]
+    group = Group("prod", (GroupMember("chat"), GroupMember("other")))
+    before = state(groups=[group], tokens={"prod": tokens(65)})
+    found, refused = acceptable(state(services=signed, groups=[group], tokens={"prod": tokens(65)}), before, check)
+    assert refused.keys() == {"prod"} and "takes signatures" in refused["prod"]
+    assert found.groups[0].tokens == tokens(64) and found.services[1].traffic.signed
+    check(found)

@@ -32,7 +32,7 @@ from rollout.errors import Conflict, NotFound, Refused
 from rollout.nouns import Health, Lease, Mirror, Phase, Shift, Split
 from store.port import Group, GroupMember, InstanceState, Observed, ServiceState, StoreSettings, open_store
 from store.port import InForce as Reached
-from store.steer import grant
+from store.steer import NotTaken, grant
 
 
 def instance(service, number, ordinal=0):
@@ -116,6 +116,31 @@ def test_a_share_that_somebody_else_ends_is_told_as_that(store, agent):
 
     assert hold(store, "chat", Held(3, Shift(50, 0), "5 % live"), 60.0, sleep=undone) == "undone by hand"
     assert store.leases() == {}
+
+
+def test_a_share_is_taken_over_from_an_earlier_command_in_one_change(store, agent):
+    """From 5 to 10 % without 0 in between; the earlier command says that another took over, and ends nothing."""
+    shares = []
+
+    def later(seconds):
+        hold(store, "chat", Held(3, Shift(100, 0), "10 % live"), 0.3, sleep=look)
+
+    def look(seconds):
+        time.sleep(seconds)
+        shares.append(store.leases()["chat"].canary_permille)
+
+    assert hold(store, "chat", Held(3, Shift(50, 0), "5 % live"), 60.0, sleep=later).startswith("another command took")
+    assert shares == [100] and store.leases() == {}
+    told = [c.what.split(":")[0] for c in store.changes("chat", limit=3)]
+    assert told[:2] == ["version 3 has no share any more", "version 3 gets 10 % live, 0 % mirrored"]
+    assert told[2] == "version 3 gets 5 % live, 0 % mirrored"
+
+
+def test_what_a_release_holds_is_not_taken_over(store):
+    """Only what a person holds makes way for a person."""
+    release = begun(store, now=time.time())
+    with pytest.raises(Conflict, match=release.id):
+        hold(store, "chat", Held(3, Shift(50, 0), "5 % live"), 1.0)
 
 
 def test_what_cannot_be_held_is_refused_before_anything_changes(store, run):
@@ -252,6 +277,27 @@ def test_weights_are_undone(store, agent):
     assert plan.text == "back to weights chat 3, other 1"
     plan.do()
     assert store.group("prod") == before
+
+
+def test_undoing_weights_overwrites_no_newer_ones(store, agent):
+    """Somebody changed them while one was asked: nothing is done, and the fix is told."""
+    store.put_group(Group("prod", (GroupMember("chat", 3), GroupMember("other", 1)), "custom"))
+    store.set_weight("prod", "other", 9)
+    plan = plan_undo(store, "prod")
+    newer = store.set_weight("prod", "other", 5)
+    with pytest.raises(Conflict, match="undo again"):
+        plan.do()
+    assert store.group("prod") == newer
+
+
+def test_former_weights_that_the_gateway_refuses_are_taken_back(store, agent):
+    """What was in force before the undo still is."""
+    store.put_group(Group("prod", (GroupMember("chat", 3), GroupMember("other", 1)), "custom"))
+    present = store.set_weight("prod", "other", 9)
+    store.put_observed(Observed("prod", None, None, "r", 1.0, "Envoy says no"))
+    with pytest.raises(NotTaken, match="Envoy says no"):
+        plan_undo(store, "prod").do()
+    assert store.group("prod") == present
 
 
 def test_a_drained_instance_is_put_back(store, agent):
