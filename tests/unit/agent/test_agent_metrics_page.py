@@ -13,9 +13,7 @@ from gateway.port import EnvoySettings
 from gateway.record_line import COLUMNS
 from store.port import StoreSettings, open_store
 
-LINE = (
-    "1795348406.272 L - chat/stable chat@v1 v1.chat-v1-0 200 - 1 2 3 4000 5000 5 - - chat/a 11,7 - text/event-stream"
-)
+LINE = "1795348406.272 L - chat/stable chat@v1 v1.chat-v1-0 200 - 1 2 3 4000 5000 5 - - chat/a 11,7 - text/event-stream"
 
 
 def test_the_page_counts_each_request_once(tmp_path):
