@@ -54,15 +54,17 @@ def beginning(port: int) -> set[str]:
 def _joined(host: str, port: int) -> Iterator[socket.socket]:
     """A member of the group for some 30 microseconds.
 
-    It drops what reaches it, and such a client knocks again after a second: rather late than reset.
+    It drops what reaches it, and such a client knocks again after a second: rather late than reset. Some kernels let
+    only root drop; a client that comes in those microseconds is then reset.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as ours:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        _attach(ours, _SO_ATTACH_FILTER, 0)  # a packet filter that keeps 0 bytes
+        with contextlib.suppress(PermissionError):
+            _attach(ours, _SO_ATTACH_FILTER, 0)  # a packet filter that keeps 0 bytes
         ours.bind((host, port))
-        ours.listen(1)
+        ours.listen(0)
         yield ours
 
 
