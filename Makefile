@@ -25,7 +25,7 @@ test: setup ## all tests: lint, contracts, units, real servers (under 20 minutes
 	@$(BIN)/ruff check -q . && $(BIN)/lint-imports --no-cache >/dev/null
 	@$(tests)
 
-test-unit: setup ## the tests that need no server (under a minute)
+test-unit: setup ## the tests that need no server (about a minute)
 	@$(tests) tests/unit tests/contract -m "not integration"
 
 test-integration: setup ## the tests with real servers only

@@ -2,7 +2,7 @@
 
 Keys, JWT issuers and rate limits come from files of their own (extension discovery): Envoy takes a new one for the next
 request on any connection, open ones too, and a renewed lease does not rewrite them. What a service does not use is
-switched off in the chain and costs it nothing; its routes switch on what it does use.
+switched off in the chain and costs it next to nothing; its routes switch on what it does use.
 """
 
 from __future__ import annotations
