@@ -31,7 +31,7 @@ test-unit: setup ## the tests that need no server (about a minute)
 test-integration: setup ## the tests with real servers only
 	@$(tests) tests/integration tests/e2e
 
-soak: setup ## 10,000 changes and 1,000 leases of a gateway under load (a quarter of an hour)
+soak: setup ## 10,000 changes and 1,000 leases of a gateway under load (some minutes)
 	@$(tests) tests/soak
 
 lint: setup ## style and import contracts
