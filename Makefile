@@ -26,7 +26,7 @@ test: setup ## all tests: lint, contracts, units, real servers (under 20 minutes
 	@$(tests)
 
 test-unit: setup ## the tests that need no server (about a minute)
-	@$(tests) tests/unit tests/contract -m "not integration"
+	@$(tests) tests/unit tests/contract tests/engines -m "not integration"
 
 test-integration: setup ## the tests with real servers only
 	@$(tests) tests/integration tests/e2e

@@ -14,6 +14,7 @@ from cli.screen import out, progress, say, show_json, show_table
 from configs.files import load_service
 from configs.order import Order, crown, order
 from configs.stack import load_stack
+from engines.hardware import read_hardware
 from engines.port import open_engine
 from model_registry.port import open_registry
 from model_registry.sources import fetch_any
@@ -40,7 +41,8 @@ def build(service: Service, model: Model = "", engine: Engine = "", as_json: Jso
     kind = open_engine(wanted.spec.kind, wanted.stack.engines())
     with progress(as_json) as report:
         files = fetch_any(wanted.model, wanted.stack.registry(), report, str(wanted.stack.project))
-        built = kind.build(kind.plan(files, wanted.spec), report)
+        hardware = read_hardware(wanted.stack.engines().directory)
+        built = kind.build(kind.plan(files, wanted.spec, hardware), report)
     if as_json:
         show_json(asdict(built))
     else:

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from configs.engine_file import EngineFile
 from configs.load import Config, load
 from configs.stack import project_directory
 from configs.traffic_files import GroupFile, TrafficFields
-from engines.port import EngineSpec, Faults
 from rollout.errors import NotFound, Refused
 from rollout.limits import LARGEST_BODY, LONGEST_TIMEOUT_S, RESERVED_PORTS, SERVICE_NAME, SHORTEST_TIMEOUT_S
 from rollout.policy import ErrorMargin, Margin, OnTimeout, Policy, Stress
@@ -51,34 +51,6 @@ class ServiceFile(TrafficFields):
                 f"{value} is reserved (8080 and 9090 are); choose another, for example 18100, or leave it out"
             )
         return value
-
-
-class FaultsFile(Config):
-    """Deliberate defects, to try what a release does with a bad candidate."""
-
-    ttft_delay_s: Annotated[float, Field(ge=0, le=60)] = 0.0
-    token_delay_s: Annotated[float, Field(ge=0, le=60)] = 0.0
-    error_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
-    cut_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
-
-
-class EngineFile(Config):
-    """``configs/engines/<name>.yaml``: what to build and how to serve it."""
-
-    kind: Literal["engine"] = "engine"
-    engine: str = "llama_cpp"
-    quantization: str = "Q8_0"
-    slots: Annotated[int, Field(ge=1, le=256)] = 2
-    context: Annotated[int, Field(ge=64, le=1 << 20)] = 1024
-    threads: Annotated[int, Field(ge=1, le=512)] = 1
-    max_queue: Annotated[int, Field(ge=0, le=100_000)] = 64
-    drain_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    faults: FaultsFile = FaultsFile()
-
-    def spec(self) -> EngineSpec:
-        """As the engines know it; ``engines.port.EngineKind.check`` says whether it can be."""
-        values = self.model_dump(exclude={"kind", "engine", "faults"})
-        return EngineSpec(kind=self.engine, faults=Faults(**self.faults.model_dump()), **values)
 
 
 class MarginFile(Config):

@@ -15,6 +15,7 @@ from typing import Any
 
 from engines import artifacts
 from engines.evaluate import engine_at, evaluate
+from engines.hardware import read_hardware
 from engines.local_model import read_local_model
 from engines.port import EngineSpec, LocalSettings, open_engine
 from rollout.errors import RoundhouseError
@@ -26,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     build = verbs.add_parser("build", help="model files to an engine directory below --out")
     build.add_argument("--model", type=Path, required=True, help="a GGUF file, or a folder of model files")
     build.add_argument("--name", default="", help="what the engine is called; the file's or folder's name if left out")
-    build.add_argument("--quantization", default=EngineSpec.quantization)
+    build.add_argument("--quantization", default=EngineSpec().quantization)
     build.add_argument("--out", type=Path, required=True)
     for verb, text in (("verify", "hash an engine's files again"), ("evaluate", "speed and sanity of its answers")):
         other = verbs.add_parser(verb, help=text)
@@ -42,7 +43,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.verb == "build":
         kind = open_engine("llama_cpp", LocalSettings(str(arguments.out)))
         plan = kind.plan(
-            read_local_model(arguments.model, arguments.name), EngineSpec(quantization=arguments.quantization)
+            read_local_model(arguments.model, arguments.name),
+            EngineSpec(quantization=arguments.quantization),
+            read_hardware(str(arguments.out)),
         )
         return asdict(kind.build(plan, _show))
     if arguments.verb == "verify":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engines.port import EngineSpec, Faults
+from engines.port import KINDS, EngineSpec, Faults
 from rollout.errors import Refused
 from rollout.limits import RESERVED_PORTS
 
@@ -13,8 +13,8 @@ _GIB = 1024**3
 
 def check_spec(spec: EngineSpec, quantizations: Sequence[str]) -> None:
     """Everything that can be said of a spec without the model."""
-    if spec.kind != "llama_cpp":
-        raise Refused("kind", spec.kind, "there is no such engine", "use one of: llama_cpp")
+    if spec.kind not in KINDS:
+        raise Refused("kind", spec.kind, "there is no such engine", f"use one of: {', '.join(KINDS)}")
     if spec.quantization not in quantizations:
         raise Refused("quantization", spec.quantization, "it is not known", f"use one of: {', '.join(quantizations)}")
     for field, value, low, high in (

@@ -1,4 +1,4 @@
-"""What this machine gives to a process: cores, memory, disk. Bounds of a container (cgroup v2) count."""
+"""What this machine gives to a process: cores, memory, disk, GPUs. Bounds of a container (cgroup v2) count."""
 
 from __future__ import annotations
 
@@ -9,12 +9,35 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """One GPU as NVML describes it. ``uuid`` is stable over restarts; a MIG instance is a Gpu of its own."""
+
+    index: int
+    uuid: str
+    name: str
+    memory_bytes: int
+    free_bytes: int
+    compute_capability: tuple[int, int]  # (9, 0) is Hopper
+    mig: bool = False
+    nvlink: tuple[str, ...] = ()  # UUIDs of the GPUs that it is linked to directly
+    processes: tuple[tuple[int, int], ...] = ()  # (pid, bytes)
+
+    @property
+    def sm(self) -> int:
+        """The architecture as one number: 90 for compute capability 9.0."""
+        return self.compute_capability[0] * 10 + self.compute_capability[1]
+
+
+@dataclass(frozen=True)
 class Hardware:
-    """Cores and bytes."""
+    """Cores and bytes. ``gpu_note`` says why there are no GPUs, where there are none."""
 
     cores: int
     memory_bytes: int
     disk_free_bytes: int
+    gpus: tuple[Gpu, ...] = ()
+    driver: str = ""
+    gpu_note: str = ""
 
 
 def cgroup_cores(cpu_max: str) -> float | None:

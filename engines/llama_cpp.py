@@ -14,8 +14,21 @@ from pathlib import Path
 from engines import artifacts
 from engines.checks import check_context, check_disk, check_memory, check_port, check_spec, check_threads
 from engines.gguf_file import read_gguf
-from engines.hardware import read_hardware
-from engines.port import OTLP_ENDPOINT, BuildPlan, EngineSpec, LocalSettings, Progress, Readiness, ServeCommand, Usage
+from engines.hardware import Hardware
+from engines.port import (
+    OTLP_ENDPOINT,
+    BuildPlan,
+    Drain,
+    EngineSpec,
+    LocalSettings,
+    MetricsPage,
+    Placement,
+    Progress,
+    Readiness,
+    Run,
+    ServeCommand,
+    Usage,
+)
 from engines.quantize import QUANTIZATIONS
 from engines.sources import Facts, open_source
 from rollout.errors import Corrupt, Refused
@@ -68,11 +81,12 @@ class LlamaCpp:
         """Known quantisation, sensible numbers. Raises Refused."""
         check_spec(spec, QUANTIZATIONS)
 
-    def plan(self, model: ModelVersion, spec: EngineSpec) -> BuildPlan:
+    def plan(
+        self, model: ModelVersion, spec: EngineSpec, hardware: Hardware, draft: ModelVersion | None = None
+    ) -> BuildPlan:
         """Decide, without writing anything. Raises Refused."""
         self.check(spec)
         source = open_source(model)
-        hardware = read_hardware(str(self._root))
         check_context(spec.context, source.facts.context)
         check_threads(spec.threads, hardware.cores)
         digest = engine_digest(model.digest, spec, engine_version())
@@ -100,7 +114,7 @@ class LlamaCpp:
             reasons,
         )
 
-    def build(self, plan: BuildPlan, progress: Progress) -> Engine:
+    def build(self, plan: BuildPlan, progress: Progress, run: Run | None = None) -> Engine:
         """Make the plan so, once per digest. Raises Corrupt, Refused, Unavailable."""
         start = time.monotonic()
         manifest, found = artifacts.build_once(
@@ -141,7 +155,13 @@ class LlamaCpp:
             "derived_from": source.derived_from(plan.spec.quantization),
         }
 
-    def serve_command(self, engine: Engine, spec: EngineSpec, host: str, port: int) -> ServeCommand:
+    def verify(self, engine: Engine, hardware: Hardware) -> None:
+        """Its files are those that were built. Raises Corrupt."""
+        artifacts.verify(Path(engine.directory))
+
+    def serve_command(
+        self, engine: Engine, spec: EngineSpec, host: str, port: int, placement: Placement = Placement()
+    ) -> ServeCommand:
         """How to start one instance. Raises Refused for a port that it may not have. A collector of traces that this
         process knows is the instance's too."""
         check_port(port)
@@ -172,9 +192,13 @@ class LlamaCpp:
         """503 while loading and draining, 200 between."""
         return Readiness()
 
-    def metrics(self) -> dict[str, str]:
-        """Our name -> the name at /metrics."""
-        return dict(METRICS)
+    def drain(self, spec: EngineSpec) -> Drain:
+        """``llama_server`` finishes what is open."""
+        return Drain(spec.drain_s, spec.drain_s + 5.0, finishes=True)
+
+    def metrics(self, spec: EngineSpec) -> tuple[MetricsPage, ...]:
+        """One page in Prometheus' format."""
+        return (MetricsPage("/metrics", dict(METRICS)),)
 
     def usage(self) -> Usage:
         """``llama_front`` tells them."""

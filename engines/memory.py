@@ -6,7 +6,20 @@ import hashlib
 from dataclasses import replace
 
 from engines.checks import check_port, check_spec
-from engines.port import BuildPlan, EngineSpec, Progress, Readiness, ServeCommand, Usage
+from engines.hardware import Hardware
+from engines.port import (
+    BuildPlan,
+    Drain,
+    EngineSpec,
+    MetricsPage,
+    Placement,
+    Progress,
+    Readiness,
+    Run,
+    ServeCommand,
+    Usage,
+)
+from rollout.errors import Corrupt
 from rollout.nouns import Engine, ModelVersion
 
 QUANTIZATIONS = ("F16", "Q8_0", "Q4_0")
@@ -22,7 +35,9 @@ class MemoryEngine:
         """By the spec's rules alone. Raises Refused."""
         check_spec(spec, QUANTIZATIONS)
 
-    def plan(self, model: ModelVersion, spec: EngineSpec) -> BuildPlan:
+    def plan(
+        self, model: ModelVersion, spec: EngineSpec, hardware: Hardware, draft: ModelVersion | None = None
+    ) -> BuildPlan:
         """Decide by the spec's rules alone. Raises Refused."""
         check_spec(spec, QUANTIZATIONS)
         digest = hashlib.sha256(f"{model.digest} {spec.kind} {spec.quantization}".encode()).hexdigest()
@@ -37,7 +52,7 @@ class MemoryEngine:
             {"digest": f"model {model.digest[:12]}, {spec.quantization}"},
         )
 
-    def build(self, plan: BuildPlan, progress: Progress) -> Engine:
+    def build(self, plan: BuildPlan, progress: Progress, run: Run | None = None) -> Engine:
         """Remember it."""
         if plan.digest in self._built:
             progress("found", 1.0)
@@ -54,7 +69,14 @@ class MemoryEngine:
         )
         return self._built.setdefault(plan.digest, engine)
 
-    def serve_command(self, engine: Engine, spec: EngineSpec, host: str, port: int) -> ServeCommand:
+    def verify(self, engine: Engine, hardware: Hardware) -> None:
+        """It was built here. Raises Corrupt."""
+        if engine.digest not in self._built:
+            raise Corrupt(f"engine {engine.digest[:16]} was not built here")
+
+    def serve_command(
+        self, engine: Engine, spec: EngineSpec, host: str, port: int, placement: Placement = Placement()
+    ) -> ServeCommand:
         """A command that names what would be served. Raises Refused for a port that it may not have."""
         check_port(port)
         check_spec(spec, QUANTIZATIONS)
@@ -67,9 +89,14 @@ class MemoryEngine:
         """As the real one's."""
         return Readiness()
 
-    def metrics(self) -> dict[str, str]:
+    def drain(self, spec: EngineSpec) -> Drain:
+        """As the real one's."""
+        return Drain(spec.drain_s, spec.drain_s + 5.0, finishes=True)
+
+    def metrics(self, spec: EngineSpec) -> tuple[MetricsPage, ...]:
         """Our name -> itself."""
-        return {name: name for name in ("requests_running", "requests_waiting", "tokens_in_total", "tokens_out_total")}
+        names = ("requests_running", "requests_waiting", "tokens_in_total", "tokens_out_total")
+        return (MetricsPage("/metrics", {name: name for name in names}),)
 
     def usage(self) -> Usage:
         """As the real one's."""

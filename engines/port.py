@@ -1,7 +1,7 @@
-"""The engines' interface: a spec, and the verbs check, plan, build, serve command, readiness and metrics.
+"""The engines' interface: a spec, and the verbs check, plan, build, verify, serve command, readiness, drain, metrics.
 
 An engine turns model files into a directory that can be served, once per digest, and says how to serve it.
-Adding one is a module beside this page and one entry in ``open_engine``.
+Adding one is a module beside this page and one entry in ``open_engine``; docs/engines.md is the guide.
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from engines.hardware import Hardware
+from rollout.command import Command, Container
 from rollout.errors import Refused
 from rollout.nouns import Engine, ModelVersion
 
 Progress = Callable[[str, float], None]  # (what is being done, share done 0..1)
+Run = Callable[[Command, str], None]  # run to its end, output appended to a log file; raises Unavailable, Corrupt
 Usage = Literal["engine", "parsed"]  # token counts: the engine tells them in ``x-usage``, or they are read off answers
 OTLP_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"  # set for an engine, it sends spans there (OpenTelemetry specification)
+KINDS = ("llama_cpp", "vllm", "tensorrt_llm")
+_QUANTIZATION = {"llama_cpp": "Q8_0"}  # what an engine gets where none is asked for; else the checkpoint's own
 
 
 @dataclass(frozen=True)
@@ -29,28 +34,80 @@ class Faults:
 
 
 @dataclass(frozen=True)
-class EngineSpec:
-    """What to build and how to serve it. Fields that only change serving are not part of the engine's digest."""
+class Speculative:
+    """Speculative decoding: guesses of several tokens, checked in one step. Answers do not change, speed does."""
 
-    kind: Literal["llama_cpp"] = "llama_cpp"
-    quantization: str = "Q8_0"
-    slots: int = 2  # requests at work at once in one instance
-    context: int = 1024  # tokens per slot
-    threads: int = 1
-    max_queue: int = 64  # requests that may wait in one instance; more are refused with 450
+    method: Literal["none", "draft", "ngram"] = "none"
+    draft_model: str = ""  # of "draft": models:/NAME/VERSION, dvc:PATH@REV, hf:ORG/NAME or a path
+    tokens: int = 4  # guessed per step
+    ngram: int = 3  # of "ngram": longest run of tokens that is looked up
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """The container that builds and serves an engine. An empty image is the engine's own for its version."""
+
+    image: str = ""
+    shm_gib: float = 0.0  # 0: 64 with several GPUs, 1 with one
+    ipc: str = ""
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What to build and how to serve it. Each engine says which fields are part of its digest and which only serve."""
+
+    kind: str = "llama_cpp"  # one of KINDS
+    version: str = ""  # of the engine; empty: what is installed, or the newest that we know
+    recipe: str = ""  # of TensorRT-LLM: "pytorch" (default) or "tensorrt"
+    quantization: str = ""  # of weights; empty: Q8_0 for llama.cpp, else what the checkpoint has ("none")
+    dtype: str = "auto"  # of activations: auto, float16, bfloat16, float32
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    expert_parallel: int = 1
+    slots: int = 2  # requests at work at once in one instance (max batch size)
+    context: int = 1024  # tokens of one request, prompt and answer (max sequence length)
+    max_tokens: int = 0  # tokens of one step over all requests; 0: derived from slots and chunked_prefill
+    chunked_prefill: int = 2048  # tokens of a prompt that one step works on; 0: prompts are never split
+    prefix_reuse: bool = True  # keys and values of equal beginnings are kept
+    kv_cache_dtype: str = "auto"  # auto: that of the activations; fp8, nvfp4, or a ggml type such as q8_0
+    memory_fraction: float = 0.85  # keys' and values' share of the memory that weights and activations leave free
+    speculative: Speculative = Speculative()
+    threads: int = 1  # of one instance on a CPU
+    max_queue: int = 64  # requests that may wait in one instance; more are refused
     drain_s: float = 30.0  # how long open streams may go on after SIGTERM
+    options: dict[str, Any] = field(default_factory=dict)  # the engine's own keys, checked against its version
+    flags: tuple[str, ...] = ()  # the server's own flags, checked likewise
+    environment: dict[str, str] = field(default_factory=dict)
+    container: ContainerSpec | None = None  # None: the engine is installed on the machine itself
     faults: Faults = Faults()
+
+    def __post_init__(self) -> None:
+        if not self.quantization:
+            object.__setattr__(self, "quantization", _QUANTIZATION.get(self.kind, "none"))
 
 
 def spec_of(values: Mapping[str, Any]) -> EngineSpec:
-    """An EngineSpec from its stored mapping."""
-    plain = {name: value for name, value in values.items() if name != "faults"}
-    return EngineSpec(**plain, faults=Faults(**values.get("faults", {})))
+    """An EngineSpec from its stored mapping; what an older store does not know has its default."""
+    nested = {"faults": Faults, "speculative": Speculative, "container": ContainerSpec}
+    made = {name: nested[name](**value) if value and name in nested else value for name, value in values.items()}
+    return EngineSpec(**{**made, "flags": tuple(values.get("flags", ()))})
+
+
+@dataclass(frozen=True)
+class BuildStep:
+    """One command of a build."""
+
+    name: str
+    command: Command
 
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What a build will do, decided before it starts. ``reasons`` says why each derived value is what it is."""
+    """What a build will do, decided before it starts. ``reasons`` says why each derived value is what it is.
+
+    ``commands`` run in order; ``files`` are written into the engine directory (relative path -> text). Where a command
+    needs the directory it says ``{out}``, which becomes the real one when the build begins.
+    """
 
     model: ModelVersion
     spec: EngineSpec
@@ -58,17 +115,35 @@ class BuildPlan:
     directory: str
     steps: tuple[str, ...]
     disk_bytes: int
-    memory_bytes: int  # of one instance
+    memory_bytes: int  # of one instance: of the host without a GPU, else of the fullest of its GPUs
     reasons: dict[str, str] = field(default_factory=dict)
+    commands: tuple[BuildStep, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
+    built_with: dict[str, str] = field(default_factory=dict)  # engine version, GPU architecture: the fingerprint
+    draft: ModelVersion | None = None
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The processors and GPUs (NVML UUIDs) that one instance has for itself. Empty: it takes what there is."""
+
+    cores: tuple[int, ...] = ()
+    gpus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ServeCommand:
-    """The process that serves an engine: argument list and the environment added to the parent's."""
+    """The process that serves an engine: argument list, the environment added to the parent's, container, processors.
+
+    ``files`` (absolute path -> text) must exist before it starts.
+    """
 
     argv: tuple[str, ...]
     env: dict[str, str] = field(default_factory=dict)
     stop_s: float = 35.0  # after SIGTERM, before SIGKILL
+    container: Container | None = None
+    cores: tuple[int, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,26 +154,65 @@ class Readiness:
     load_s: float = 120.0
 
 
+@dataclass(frozen=True)
+class Drain:
+    """How an instance is taken away: first out of rotation, then, when idle or after ``wait_s``, SIGTERM; SIGKILL
+    ``stop_s`` later. ``finishes``: whether the server itself finishes open requests after SIGTERM."""
+
+    wait_s: float
+    stop_s: float
+    finishes: bool
+
+
+@dataclass(frozen=True)
+class MetricsPage:
+    """One page of an engine's own numbers. ``names``: ours -> the engine's; for ``json`` a path with dots.
+
+    Ours: requests_running, requests_waiting, requests_refused_total, tokens_in_total, tokens_cached_total,
+    tokens_out_total, ttft_s, tpot_s, e2e_s (histograms), kv_cache_used (0..1), kv_cache_hits_total ...
+    """
+
+    path: str
+    names: dict[str, str]
+    format: Literal["prometheus", "json"] = "prometheus"
+
+
 class EngineKind(Protocol):
-    """The verbs. Implementations: ``llama_cpp.LlamaCpp``, ``memory.MemoryEngine``."""
+    """The verbs. Implementations: ``llama_cpp.LlamaCpp``, ``vllm``, ``trtllm``, ``memory.MemoryEngine``."""
 
     def check(self, spec: EngineSpec) -> None:
         """What can be said of a spec before there is a model. Raises Refused."""
 
-    def plan(self, model: ModelVersion, spec: EngineSpec) -> BuildPlan:
-        """Decide, without writing anything. Raises Refused with numbers when it cannot work."""
+    def plan(
+        self, model: ModelVersion, spec: EngineSpec, hardware: Hardware, draft: ModelVersion | None = None
+    ) -> BuildPlan:
+        """Decide, without writing anything. ``draft`` is the files of ``spec.speculative.draft_model``.
 
-    def build(self, plan: BuildPlan, progress: Progress) -> Engine:
-        """Make it so, once per digest; a finished one is looked up. Raises Corrupt, Unavailable."""
+        Raises Refused with numbers when it cannot work.
+        """
 
-    def serve_command(self, engine: Engine, spec: EngineSpec, host: str, port: int) -> ServeCommand:
+    def build(self, plan: BuildPlan, progress: Progress, run: Run | None = None) -> Engine:
+        """Make it so, once per digest; a finished one is looked up. ``run`` runs the commands that need a container.
+
+        Raises Corrupt, Unavailable.
+        """
+
+    def verify(self, engine: Engine, hardware: Hardware) -> None:
+        """The files are those that were built, and this machine can serve them. Raises Corrupt, Refused."""
+
+    def serve_command(
+        self, engine: Engine, spec: EngineSpec, host: str, port: int, placement: Placement = Placement()
+    ) -> ServeCommand:
         """How to start one instance. Raises Refused for a reserved port."""
 
     def readiness(self, spec: EngineSpec) -> Readiness:
         """How to tell that it is loaded."""
 
-    def metrics(self) -> dict[str, str]:
-        """Our metric name -> the engine's own name at /metrics."""
+    def drain(self, spec: EngineSpec) -> Drain:
+        """How to take an instance away without cutting a request."""
+
+    def metrics(self, spec: EngineSpec) -> tuple[MetricsPage, ...]:
+        """Where its numbers are, and what they are called."""
 
     def usage(self) -> Usage:
         """Who counts an answer's tokens. "engine": it sends ``x-usage: <in>,<out>``, as a header of a whole answer and
@@ -107,9 +221,12 @@ class EngineKind(Protocol):
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """Engines built and kept on this machine, in ``directory``."""
+    """Engines built and kept on this machine, in ``directory``. ``vllm_python``: the interpreter that has vLLM; empty:
+    this one. ``trtllm_python`` likewise."""
 
     directory: str
+    vllm_python: str = ""
+    trtllm_python: str = ""
     kind: Literal["local"] = "local"
 
 
@@ -134,4 +251,12 @@ def open_engine(kind: str, settings: EngineSettings) -> EngineKind:
             from engines.llama_cpp import LlamaCpp
 
             return LlamaCpp(settings)
-    raise Refused("kind", kind, "there is no such engine", "use one of: llama_cpp")
+        case "vllm", LocalSettings():
+            from engines.vllm.engine import Vllm
+
+            return Vllm(settings)
+        case "tensorrt_llm", LocalSettings():
+            from engines.trtllm.engine import TensorRtLlm
+
+            return TensorRtLlm(settings)
+    raise Refused("kind", kind, "there is no such engine", f"use one of: {', '.join(KINDS)}")

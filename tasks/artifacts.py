@@ -6,6 +6,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from configs.order import Order
+from engines.hardware import read_hardware
 from engines.port import open_engine
 from model_registry.sources import fetch_any
 from rollout.nouns import Engine, ModelVersion
@@ -33,7 +34,8 @@ def build(order: Order, model: ModelVersion, ticket: Ticket | None = None) -> En
     if ticket is not None:
         tell(open_store(order.stack.store()), ticket, "build")
     kind = open_engine(order.spec.kind, order.stack.engines())
-    engine = kind.build(kind.plan(model, order.spec), _logged())
+    hardware = read_hardware(order.stack.engines().directory)
+    engine = kind.build(kind.plan(model, order.spec, hardware), _logged())
     found = "found" if engine.cached else f"built in {engine.build_s:.1f} s"
     get_run_logger().info("engine %s: %s, %.0f MB", engine.digest[:12], found, engine.size / 1e6)
     return engine

@@ -14,6 +14,7 @@ from tiny_models import next_token_logprobs, write_tiny
 from engines import artifacts
 from engines.evaluate import evaluate
 from engines.gguf_file import read_gguf
+from engines.hardware import read_hardware
 from engines.llama_cpp import LlamaCpp
 from engines.local_model import read_local_model
 from engines.port import EngineSpec, LocalSettings
@@ -27,6 +28,8 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 
+HARDWARE = read_hardware("/tmp")
+
 
 def quiet(what: str, share: float) -> None:
     """Progress that nobody reads."""
@@ -36,7 +39,7 @@ def quiet(what: str, share: float) -> None:
 def test_the_sample_answers_in_each_quantisation(tmp_path: Path, sample_gguf: Path, quantization: str) -> None:
     """Built from Q4_1, which the manifest says; through its real server most answers are right and clean."""
     kind, spec = LlamaCpp(LocalSettings(str(tmp_path))), EngineSpec(quantization=quantization)
-    engine = kind.build(kind.plan(read_local_model(sample_gguf, "smollm"), spec), quiet)
+    engine = kind.build(kind.plan(read_local_model(sample_gguf, "smollm"), spec, HARDWARE), quiet)
     file = Path(engine.directory) / "model.gguf"
     assert artifacts.verify(Path(engine.directory))["derived_from"] == "requantised from Q4_1"
     assert read_gguf(file).parameters == 134_515_008
@@ -57,7 +60,7 @@ def test_a_converted_folder_computes_what_the_weights_say(tmp_path: Path, archit
     """llama.cpp's probabilities over 90 positions' context equal those of the model's equations in NumPy."""
     model = write_tiny(tmp_path / "hf", architecture, **options)
     kind, spec = LlamaCpp(LocalSettings(str(tmp_path / "e"))), EngineSpec(quantization="F32", context=256)
-    engine = kind.build(kind.plan(model.version, spec), quiet)
+    engine = kind.build(kind.plan(model.version, spec, HARDWARE), quiet)
     tokens = [(i * 37) % 250 for i in range(90)]
     with running_engine(kind, engine, spec, tmp_path / "log") as running:
         request = {"prompt": tokens, "n_predict": 1, "temperature": 0, "n_probs": 20}

@@ -79,7 +79,7 @@ def test_other_paths_and_errors_pass_unchanged(server: RunningEngine) -> None:
 def test_metrics_are_llama_cpps_and_the_queues(server: RunningEngine, kind: LlamaCpp) -> None:
     """Each name that the engine kind maps to is there."""
     server.complete()
-    assert all(server.metric(name) >= 0 for name in kind.metrics().values())
+    assert all(server.metric(name) >= 0 for name in kind.metrics(EngineSpec())[0].names.values())
     assert server.metric("llamacpp:tokens_predicted_total") > 0
 
 

@@ -14,6 +14,7 @@ from engines.port import EngineSpec, Faults, LocalSettings
 from rollout.errors import Corrupt, NotFound, Refused
 
 SPEC = EngineSpec(context=128)
+HARDWARE = read_hardware("/tmp")
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +36,15 @@ def test_a_spec_that_cannot_work_is_refused(
 ) -> None:
     """The refusal says what would be right, and nothing was written."""
     with pytest.raises(Refused, match=rule):
-        LlamaCpp(LocalSettings(str(tmp_path / "e"))).plan(tiny.version, replace(SPEC, **changes))
+        LlamaCpp(LocalSettings(str(tmp_path / "e"))).plan(tiny.version, replace(SPEC, **changes), HARDWARE)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_numbers_of_a_plan(tmp_path: Path, tiny: TinyModel) -> None:
     """Disk follows the quantisation, memory also the slots and their context."""
     kind = LlamaCpp(LocalSettings(str(tmp_path)))
-    small, large = (kind.plan(tiny.version, replace(SPEC, quantization=q)) for q in ("Q4_0", "F32"))
-    more = kind.plan(tiny.version, replace(SPEC, quantization="F32", slots=3))
+    small, large = (kind.plan(tiny.version, replace(SPEC, quantization=q), HARDWARE) for q in ("Q4_0", "F32"))
+    more = kind.plan(tiny.version, replace(SPEC, quantization="F32", slots=3), HARDWARE)
     assert small.disk_bytes < large.disk_bytes == more.disk_bytes
     assert more.memory_bytes - large.memory_bytes == 2 * 2 * 2 * 2 * 64 * 128
     assert "convert BF16" in large.steps[1] and "quality" not in large.reasons
@@ -78,9 +79,9 @@ def test_a_model_of_another_format_or_without_files_is_refused(tmp_path: Path, t
     """The format, or the number of GGUF files, is named."""
     kind = LlamaCpp(LocalSettings(str(tmp_path)))
     with pytest.raises(Refused, match=r"format.*onnx"):
-        kind.plan(replace(tiny.version, format="onnx"), SPEC)
+        kind.plan(replace(tiny.version, format="onnx"), SPEC, HARDWARE)
     with pytest.raises(Refused, match="0 GGUF files"):
-        kind.plan(replace(tiny.version, format="gguf"), SPEC)
+        kind.plan(replace(tiny.version, format="gguf"), SPEC, HARDWARE)
     with pytest.raises(NotFound):
         read_local_model(tmp_path / "nowhere")
 
@@ -89,7 +90,7 @@ def test_files_that_changed_since_the_record_are_corrupt(tmp_path: Path) -> None
     """A build compares the files with the record first, and leaves no engine."""
     model = write_tiny(tmp_path / "hf")
     kind = LlamaCpp(LocalSettings(str(tmp_path / "engines")))
-    plan = kind.plan(model.version, SPEC)
+    plan = kind.plan(model.version, SPEC, HARDWARE)
     file = model.folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
     with pytest.raises(Corrupt, match=r"model\.safetensors"):
@@ -101,14 +102,14 @@ def test_a_file_of_the_wanted_type_is_copied(tmp_path: Path) -> None:
     """Building Q8_0 from a Q8_0 file keeps its bytes; requantising says that precision was lost before."""
     model = write_tiny(tmp_path / "hf")
     kind = LlamaCpp(LocalSettings(str(tmp_path / "engines")))
-    first = kind.build(kind.plan(model.version, SPEC), lambda what, share: None)
+    first = kind.build(kind.plan(model.version, SPEC, HARDWARE), lambda what, share: None)
     built = read_local_model(Path(first.directory) / "model.gguf")
-    again = kind.plan(built, SPEC)
+    again = kind.plan(built, SPEC, HARDWARE)
     assert again.steps[1].startswith("copy")
     second = kind.build(again, lambda what, share: None)
     assert second.digest != first.digest
     assert (Path(second.directory) / "model.gguf").read_bytes() == (Path(first.directory) / "model.gguf").read_bytes()
-    assert "requantised from Q8_0" in kind.plan(built, replace(SPEC, quantization="Q4_0")).reasons["quality"]
+    assert "requantised from Q8_0" in kind.plan(built, replace(SPEC, quantization="Q4_0"), HARDWARE).reasons["quality"]
 
 
 def test_the_bound_of_a_container_counts(tmp_path: Path) -> None:
