@@ -13,7 +13,7 @@ $(QUIET) t=$$(mktemp -d /tmp/rh.XXXXXX); trap 'rm -rf "$$t"' EXIT; mkdir "$$t/tm
   $(BIN)/python -m pytest --basetemp="$$t/t"
 endef
 
-.PHONY: help demo test test-unit test-integration soak lint bench lock setup clean
+.PHONY: help demo test test-unit test-integration test-docker soak lint bench lock setup clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -30,6 +30,9 @@ test-unit: setup ## the tests that need no server (about a minute)
 
 test-integration: setup ## the tests with real servers only
 	@$(tests) tests/integration tests/e2e
+
+test-docker: setup ## containers on a real Docker engine (starts one as root where none answers; exits 77 where it cannot)
+	@$(QUIET) tests/docker/with_engine $(BIN)/python -m pytest tests/docker tests/contract/test_platform_contract.py
 
 soak: setup ## 10,000 changes and 1,000 leases of a gateway under load (some minutes)
 	@$(tests) tests/soak

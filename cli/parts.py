@@ -55,7 +55,7 @@ def daemon(stack: Stack) -> Daemon:
         socket=str(stack.supervisor_socket),
         pid_file=str(stack.run / "supervisor.pid"),
         log=str(stack.logs / "supervisor.log"),
-        include_directory=stack.platform().include_directory,
+        include_directory=stack.processes().include_directory,
         directory=str(stack.home),
     )
 

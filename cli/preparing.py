@@ -64,7 +64,7 @@ def prepare(stack: Stack) -> str:
     for folder in (stack.home, stack.run, stack.logs, stack.secrets, stack.home / "tmp", stack.home / "prefect"):
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
-    for folder in (stack.logs / "instances", Path(stack.platform().include_directory), stack.cache):
+    for folder in (stack.logs / "instances", Path(stack.processes().include_directory), stack.cache):
         folder.mkdir(parents=True, exist_ok=True)
     key(stack, "mlflow-webhook", secrets.token_urlsafe)
     fernet = key(stack, "mlflow-fernet", lambda: base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())

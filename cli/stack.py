@@ -28,8 +28,8 @@ from gateway.render import Layout
 from gateway.slots import in_charge, other
 from gateway.upgrade import finish, quieten, relieve, send_away
 from model_registry.port import open_registry
-from platforms.on_process import ALREADY_STARTED, ProcessStates, Supervisor, SupervisorPlatform, write_aside
-from platforms.port import ProcessState
+from platforms.on_process import ALREADY_STARTED, ProcessStates, Supervisor, write_aside
+from platforms.port import ProcessState, open_platform
 from rollout.errors import Unavailable
 
 Say = Callable[[str, str], None]  # (step, state)
@@ -261,7 +261,7 @@ def _ended(supervisor: Supervisor, name: str) -> bool:
 
 def _stop_instances(stack: Stack, say: Say) -> None:
     """All instances drain at once, while the gateway still carries their open streams."""
-    platform = SupervisorPlatform(stack.platform())
+    platform = open_platform(stack.platform())
     alive = [each for each, seen in platform.running().items() if seen.state is not ProcessState.EXITED]
     for each in alive:
         say(each, "draining")

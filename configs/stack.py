@@ -13,7 +13,7 @@ from engines.port import LocalSettings
 from gateway.port import EnvoySettings, Tls, Tracing
 from loadtest.port import LocustSettings
 from model_registry.port import MlflowSettings
-from platforms.port import SupervisorSettings
+from platforms.port import DockerSettings, MixedSettings, SupervisorSettings
 from rollout.limits import RESERVED_PORTS
 from store.port import StoreSettings
 
@@ -63,6 +63,12 @@ class TracingFile(Config):
     percent: Annotated[float, Field(gt=0, le=100)] = 1.0
 
 
+class DockerFile(Config):
+    """The Docker engine for engines that run in containers; an empty url is DOCKER_HOST, else its usual socket."""
+
+    url: str = ""
+
+
 class StackFile(Config):
     """``configs/stack.yaml``."""
 
@@ -71,6 +77,7 @@ class StackFile(Config):
     ports: Ports = Ports()
     tls: TlsFile | None = None  # null: plain HTTP
     tracing: TracingFile | None = None  # null: no traces
+    docker: DockerFile = DockerFile()
 
 
 class Stack(Config):
@@ -82,6 +89,7 @@ class Stack(Config):
     ports: Ports = Ports()
     tls: TlsFile | None = None
     tracing: TracingFile | None = None
+    docker: DockerFile = DockerFile()
 
     @property
     def run(self) -> Path:
@@ -133,7 +141,17 @@ class Stack(Config):
     def engines(self) -> LocalSettings:
         return LocalSettings(directory=str(self.home / "engines"))
 
-    def platform(self) -> SupervisorSettings:
+    def platform(self) -> MixedSettings:
+        """Where instances run: processes of this machine, containers where their engine names an image."""
+        containers = DockerSettings(
+            include_directory=str(self.run / "containers.d"),
+            log_directory=str(self.logs / "instances"),
+            url=self.docker.url,
+        )
+        return MixedSettings(self.processes(), containers)
+
+    def processes(self) -> SupervisorSettings:
+        """The stack's own process manager."""
         return SupervisorSettings(
             socket=str(self.supervisor_socket),
             include_directory=str(self.run / "instances.d"),
@@ -162,6 +180,9 @@ def project_directory() -> Path:
     return Path(os.environ.get("ROUNDHOUSE_PROJECT", Path(__file__).resolve().parent.parent))
 
 
+_CARRIED = tuple(name for name in StackFile.model_fields if name != "kind")
+
+
 def load_stack() -> Stack:
     """``configs/stack.yaml`` (or the file named by ``ROUNDHOUSE_STACK``), at ``ROUNDHOUSE_HOME`` or ``.roundhouse``.
 
@@ -171,4 +192,4 @@ def load_stack() -> Stack:
     path = Path(os.environ.get("ROUNDHOUSE_STACK", project / "configs" / "stack.yaml"))
     file = load(StackFile, path)
     home = Path(os.environ.get("ROUNDHOUSE_HOME", project / ".roundhouse")).absolute()
-    return Stack(project=project, home=home, host=file.host, ports=file.ports, tls=file.tls, tracing=file.tracing)
+    return Stack(project=project, home=home, **{name: getattr(file, name) for name in _CARRIED})

@@ -11,6 +11,7 @@ import http.client
 import os
 import signal
 import socket
+import sys
 import xmlrpc.client
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,9 @@ class SupervisorPlatform:
 
     def _program(self, spec: InstanceSpec) -> Program:
         log, folder = self.log_path(spec.id), str(self._logs)
-        return Program(spec.id, spec.argv, log, env=spec.env, directory=folder, stop_s=spec.stop_s)
+        pinned = (sys.executable, "-m", "platforms.pinned", ",".join(str(core) for core in spec.cores))
+        argv = (*pinned, *spec.argv) if spec.cores else spec.argv
+        return Program(spec.id, argv, log, env=spec.env, directory=folder, stop_s=spec.stop_s)
 
 
 def as_running(instance_id: str, info: dict[str, Any] | None) -> Running:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
 
+from rollout.command import Container
+
 
 class ProcessState(StrEnum):
     """What the platform sees of an instance's process; whether it can serve is asked of the process itself."""
@@ -25,6 +27,8 @@ class InstanceSpec:
     host: str = "127.0.0.1"
     env: dict[str, str] = field(default_factory=dict)
     stop_s: float = 35.0
+    container: Container | None = None  # None: a process of this machine
+    cores: tuple[int, ...] = ()  # the processors that it may run on; empty: all
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Running:
 
 
 class Platform(Protocol):
-    """The verbs, all safe to repeat. Implementations: ``on_process.SupervisorPlatform``, ``memory.MemoryPlatform``."""
+    """The verbs, all safe to repeat. Implementations: ``on_process``, ``on_docker``, ``mixed``, ``memory``."""
 
     def start(self, spec: InstanceSpec) -> None:
         """Have it run (again, if it exited). Returns at once. Raises Conflict when the port is taken, Unavailable."""
@@ -71,13 +75,32 @@ class SupervisorSettings:
 
 
 @dataclass(frozen=True)
+class DockerSettings:
+    """Instances as containers. ``url`` of the engine; empty: DOCKER_HOST, else its usual socket."""
+
+    include_directory: str  # one file per instance
+    log_directory: str
+    url: str = ""
+    kind: Literal["docker"] = "docker"
+
+
+@dataclass(frozen=True)
+class MixedSettings:
+    """Processes by the process manager, and containers for instances that name one."""
+
+    processes: SupervisorSettings
+    containers: DockerSettings
+    kind: Literal["mixed"] = "mixed"
+
+
+@dataclass(frozen=True)
 class MemorySettings:
     """Instances that exist only as values, for tests."""
 
     kind: Literal["memory"] = "memory"
 
 
-PlatformSettings = SupervisorSettings | MemorySettings
+PlatformSettings = SupervisorSettings | DockerSettings | MixedSettings | MemorySettings
 
 
 def open_platform(settings: PlatformSettings) -> Platform:
@@ -87,6 +110,15 @@ def open_platform(settings: PlatformSettings) -> Platform:
             from platforms.on_process import SupervisorPlatform
 
             return SupervisorPlatform(settings)
+        case DockerSettings():
+            from platforms.on_docker import DockerPlatform
+
+            return DockerPlatform(settings)
+        case MixedSettings():
+            from platforms.mixed import MixedPlatform
+            from platforms.on_docker import DockerPlatform
+
+            return MixedPlatform(open_platform(settings.processes), DockerPlatform(settings.containers))
         case MemorySettings():
             from platforms.memory import MemoryPlatform
 

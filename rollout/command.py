@@ -26,6 +26,7 @@ class Container:
     mounts: tuple[Mount, ...] = ()
     ulimits: dict[str, int] = field(default_factory=dict)  # soft and hard; -1: no limit
     ipc: str = ""  # "host" shares the host's; empty: its own
+    entrypoint: str = ""  # replaces the image's own, which else gets the whole argument list
 
 
 @dataclass(frozen=True)

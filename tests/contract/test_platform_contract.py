@@ -1,7 +1,8 @@
-"""What every platform must do, on the real supervisord and on its twin in memory."""
+"""What every platform must do: supervisord, its twin in memory, and Docker where `make test-docker` has one."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -9,18 +10,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from platforms.memory import MemoryPlatform
+from platforms.on_docker import DockerPlatform
 from platforms.on_process import SupervisorPlatform
-from platforms.port import InstanceSpec, Platform, ProcessState, SupervisorSettings
+from platforms.port import DockerSettings, InstanceSpec, Platform, ProcessState, SupervisorSettings
 from platforms.ports import is_free
 from platforms.supervisor_conf import Daemon, render_daemon
+from rollout.command import Container
 from rollout.errors import Conflict, Refused
 
-SERVER = "import http.server, sys; http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), None).serve_forever()"
+SERVER = "import http.server, sys; http.server.HTTPServer((sys.argv[2], int(sys.argv[1])), None).serve_forever()"
+IMAGE = os.environ.get("ROUNDHOUSE_TEST_IMAGE", "")  # an image with python3; set by `make test-docker`
 PATIENCE_S = 20.0
 
 
@@ -39,11 +44,16 @@ def supervisord() -> Iterator[SupervisorSettings]:
     shutil.rmtree(home)
 
 
-@pytest.fixture(params=["memory", pytest.param("supervisor", marks=pytest.mark.integration)])
-def platform(request: pytest.FixtureRequest) -> Iterator[Platform]:
+KINDS = ["memory", pytest.param("supervisor", marks=pytest.mark.integration), *(["docker"] if IMAGE else [])]
+
+
+@pytest.fixture(params=KINDS)
+def platform(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Platform]:
     """Each implementation in turn; what a test leaves is ended."""
     if request.param == "memory":
         platform: Platform = MemoryPlatform()
+    elif request.param == "docker":
+        platform = DockerPlatform(DockerSettings(str(tmp_path / "i.d"), str(tmp_path / "logs")))
     else:
         platform = SupervisorPlatform(request.getfixturevalue("supervisord"))
     yield platform
@@ -62,8 +72,18 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 def server(port: int, name: str = "chat-v1-0") -> InstanceSpec:
-    """An instance that listens until it is told to stop."""
-    return InstanceSpec(name, (sys.executable, "-c", SERVER, str(port)), port)
+    """An instance that listens until it is told to stop; the container is for a platform that runs one."""
+    return InstanceSpec(name, (sys.executable, "-c", SERVER, str(port), "127.0.0.1"), port)
+
+
+def boxed(spec: InstanceSpec) -> InstanceSpec:
+    """The same in a container, in which a server listens on all addresses."""
+    return replace(spec, argv=("python3", "-c", SERVER, str(spec.port), "0.0.0.0"), container=Container(IMAGE))
+
+
+def start(platform: Platform, spec: InstanceSpec) -> None:
+    """Start it as the platform's kind."""
+    platform.start(boxed(spec) if isinstance(platform, DockerPlatform) else spec)
 
 
 def state(platform: Platform, name: str = "chat-v1-0") -> ProcessState:
@@ -73,7 +93,7 @@ def state(platform: Platform, name: str = "chat-v1-0") -> ProcessState:
 
 def test_started_instance_runs_with_a_pid(platform: Platform, free_port: int) -> None:
     """A started instance is listed as running, with its pid and the time of its start."""
-    platform.start(server(free_port))
+    start(platform, server(free_port))
     seen = platform.running()["chat-v1-0"]
     assert seen.state is ProcessState.RUNNING
     assert seen.pid and seen.started_at and seen.exit_status is None
@@ -81,16 +101,16 @@ def test_started_instance_runs_with_a_pid(platform: Platform, free_port: int) ->
 
 def test_start_twice_changes_nothing(platform: Platform, free_port: int) -> None:
     """Starting what runs leaves the same process in place."""
-    platform.start(server(free_port))
+    start(platform, server(free_port))
     before = platform.running()
-    platform.start(server(free_port))
+    start(platform, server(free_port))
     assert platform.running() == before
 
 
 def test_stop_ends_it_and_is_repeatable(platform: Platform, free_port: int) -> None:
     """A stopped instance exits, stays listed, and may be stopped again."""
-    platform.start(server(free_port))
-    if isinstance(platform, SupervisorPlatform):  # a signal between supervisord's fork and its exec would be lost
+    start(platform, server(free_port))
+    if not isinstance(platform, MemoryPlatform):  # a signal between supervisord's fork and its exec would be lost
         until(lambda: not is_free(free_port))
     platform.stop("chat-v1-0")
     until(lambda: state(platform) is ProcessState.EXITED)
@@ -100,18 +120,18 @@ def test_stop_ends_it_and_is_repeatable(platform: Platform, free_port: int) -> N
 
 def test_exited_instance_starts_again_with_a_new_command(platform: Platform, free_port: int) -> None:
     """An instance that exited can be started again under its name, with another port."""
-    platform.start(server(free_port))
+    start(platform, server(free_port))
     first = platform.running()["chat-v1-0"].pid
     platform.kill("chat-v1-0")
     until(lambda: state(platform) is ProcessState.EXITED)
-    platform.start(server(free_port + 1 if free_port < 65000 else free_port - 1))
+    start(platform, server(free_port + 1 if free_port < 65000 else free_port - 1))
     again = platform.running()["chat-v1-0"]
     assert again.state is ProcessState.RUNNING and again.pid != first
 
 
 def test_remove_forgets_only_what_exited(platform: Platform, free_port: int) -> None:
     """A running instance cannot be removed; one that exited is gone afterwards, and removing it again is harmless."""
-    platform.start(server(free_port))
+    start(platform, server(free_port))
     with pytest.raises(Conflict, match="still runs"):
         platform.remove("chat-v1-0")
     platform.kill("chat-v1-0")
@@ -133,18 +153,19 @@ def test_unknown_instance_is_no_error(platform: Platform) -> None:
 def test_reserved_port_is_refused(platform: Platform, port: int) -> None:
     """8080 and 9090 are never given to an instance, and nothing is left behind."""
     with pytest.raises(Refused, match="reserved"):
-        platform.start(server(port))
+        start(platform, server(port))
     assert platform.running() == {}
 
 
 def test_taken_port_is_a_conflict(platform: Platform, free_port: int) -> None:
-    """Two instances cannot share a port: the error names the port and the pid that holds it."""
-    platform.start(server(free_port, "chat-v1-0"))
+    """Two instances cannot share a port: the error names the port and who holds it."""
+    start(platform, server(free_port, "chat-v1-0"))
     pid = platform.running()["chat-v1-0"].pid
-    if isinstance(platform, SupervisorPlatform):
+    if not isinstance(platform, MemoryPlatform):
         until(lambda: listens(free_port))
-    with pytest.raises(Conflict, match=f"port {free_port} is held by pid {pid}"):
-        platform.start(server(free_port, "chat-v1-1"))
+    holds = "" if isinstance(platform, DockerPlatform) else pid  # of a container, Docker's proxy holds it
+    with pytest.raises(Conflict, match=f"port {free_port} is held by pid {holds}"):
+        start(platform, server(free_port, "chat-v1-1"))
     assert set(platform.running()) == {"chat-v1-0"}
 
 
@@ -152,7 +173,7 @@ def test_taken_port_is_a_conflict(platform: Platform, free_port: int) -> None:
 def test_bad_name_is_refused(platform: Platform, free_port: int, name: str) -> None:
     """A name that is no plain word is refused before anything is written."""
     with pytest.raises(Refused, match="id"):
-        platform.start(server(free_port, name))
+        start(platform, server(free_port, name))
     assert platform.running() == {}
 
 

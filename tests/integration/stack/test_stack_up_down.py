@@ -112,7 +112,7 @@ def test_killed_part_comes_back(stack: Stack) -> None:
 
 def test_up_heals_after_a_crash_of_supervisord(stack: Stack) -> None:
     """``up`` after a crash of supervisord ends what it left, Envoy served until then, and all parts run again."""
-    SupervisorPlatform(stack.platform()).start(
+    SupervisorPlatform(stack.processes()).start(
         InstanceSpec(
             "left-v1-0", (sys.executable, "-m", "http.server", str(stack.ports.engines_to)), stack.ports.engines_to
         )
@@ -124,12 +124,12 @@ def test_up_heals_after_a_crash_of_supervisord(stack: Stack) -> None:
     up(stack, silent)
     assert ready(stack)
     assert not left & {process.pid for process in marked(stack)}
-    SupervisorPlatform(stack.platform()).remove("left-v1-0")
+    SupervisorPlatform(stack.processes()).remove("left-v1-0")
 
 
 def test_down_leaves_no_process_and_a_taken_port_stops_up(stack: Stack) -> None:
     """``down`` ends all, twice is harmless; ``up`` then names who took a port and starts nothing, or comes back."""
-    SupervisorPlatform(stack.platform()).start(InstanceSpec("some-v1-0", ("sleep", "600"), stack.ports.engines_to))
+    SupervisorPlatform(stack.processes()).start(InstanceSpec("some-v1-0", ("sleep", "600"), stack.ports.engines_to))
     down(stack, silent)
     down(stack, silent)
     assert marked(stack) == []
