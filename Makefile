@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STATE := $(CURDIR)/.roundhouse
 READY := $(VENV)/.ready
+VLLM := .venv-vllm
+VLLM_READY := $(VLLM)/.ready
 QUIET := export TMPDIR=$(STATE)/tmp PIP_DISABLE_PIP_VERSION_CHECK=1 DO_NOT_TRACK=true DVC_NO_ANALYTICS=1 \
   DVC_SITE_CACHE_DIR=$(STATE)/cache/dvc MPLCONFIGDIR=$(STATE)/cache/matplotlib PYTHONDONTWRITEBYTECODE=1; mkdir -p $(STATE)/tmp;
 
@@ -13,7 +15,7 @@ $(QUIET) t=$$(mktemp -d /tmp/rh.XXXXXX); trap 'rm -rf "$$t"' EXIT; mkdir "$$t/tm
   $(BIN)/python -m pytest --basetemp="$$t/t"
 endef
 
-.PHONY: help demo test test-unit test-integration test-docker soak lint bench lock setup clean
+.PHONY: help demo test test-unit test-integration test-docker test-vllm soak lint bench lock setup setup-vllm clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -34,6 +36,9 @@ test-integration: setup ## the tests with real servers only
 test-docker: setup ## containers on a real Docker engine (starts one as root where none answers; exits 77 where it cannot)
 	@$(QUIET) tests/docker/with_engine $(BIN)/python -m pytest tests/docker tests/contract/test_platform_contract.py
 
+test-vllm: setup setup-vllm ## vLLM on this machine's processors, with tensor parallelism (some minutes; 5 GB of memory)
+	@$(tests) tests/vllm
+
 soak: setup ## 10,000 changes and 1,000 leases of a gateway under load (some minutes)
 	@$(tests) tests/soak
 
@@ -52,12 +57,24 @@ $(READY): requirements/test.txt pyproject.toml
 	  && $(BIN)/pip install -q --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
+setup-vllm: $(VLLM_READY) ## vLLM for processors, in an environment of its own
+
+# PyTorch's own CPU build where pip finds it, else the public one with the libraries that it is linked to (2 GB more).
+$(VLLM_READY): requirements/vllm.txt requirements/vllm-torch.txt requirements/vllm-torch-cpu.txt
+	@echo "setting up $(VLLM) (a few minutes, once)"
+	@$(QUIET) $(PYTHON) -m venv $(VLLM) && $(VLLM)/bin/pip install -q --no-deps --require-hashes -r requirements/vllm.txt \
+	  && { $(VLLM)/bin/pip install -q --no-deps --require-hashes -r requirements/vllm-torch-cpu.txt 2>/dev/null \
+	    || $(VLLM)/bin/pip install -q --no-deps --require-hashes -r requirements/vllm-torch.txt; }
+	@touch $(VLLM_READY)
+
 lock: ## pin the dependencies again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q requirements/test.in -o requirements/test.txt
 	uv pip compile --no-deps --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q requirements/sample-model.in -o requirements/sample-model.txt
 	uv pip compile --no-deps --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q requirements/eas-client.in -o requirements/eas-client.txt
+	uv pip compile --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-header -q --override requirements/vllm-left-out.in requirements/vllm.in -o requirements/vllm.txt
+	uv pip compile --no-deps --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-header -q requirements/vllm-torch.in -o requirements/vllm-torch.txt
 
 clean: ## stop the stack and delete everything that was made here
 	@if [ -x $(BIN)/roundhouse ] && [ -d $(STATE) ]; then $(BIN)/roundhouse down || exit 1; fi
-	@rm -rf $(VENV) $(STATE) .dvc/cache .dvc/tmp build dist *.egg-info .hypothesis .pytest_cache .ruff_cache .import_linter_cache
+	@rm -rf $(VENV) $(VLLM) $(STATE) .dvc/cache .dvc/tmp build dist *.egg-info .hypothesis .pytest_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,8 +16,10 @@ from agent.metrics_page import metrics_page
 from agent.parts import Parts
 from agent.probes import Probes
 from agent.reconcile import Reconciler
+from agent.telemetry import GpuMetrics, GpuWatch
 from agent.watch import TrafficWatch
 from configs.stack import Stack, load_stack
+from engines.hardware import read_hardware
 from gateway import tls
 from gateway.admin import Admin
 from gateway.dropped import dropped_copies
@@ -94,8 +96,10 @@ def main() -> int:
     secret = (stack.secrets / "mlflow-webhook").read_text().strip()
     watch = _watch(stack, store)
     threading.Thread(target=watch.keep_looking, name="watch", daemon=True).start()
-    emit, metrics = prefect_emitter(stack.prefect_api), metrics_page(stack.gateway())
-    app = make_app(store, secret, emit, loop.alive, metrics, watch.page)
+    gpus = GpuWatch(lambda: read_hardware(str(stack.home)))
+    threading.Thread(target=gpus.keep_looking, name="gpus", daemon=True).start()
+    emit, metrics = prefect_emitter(stack.prefect_api), metrics_page(stack.gateway(), GpuMetrics(gpus.readings))
+    app = make_app(store, secret, emit, loop.alive, metrics, watch.page, gpus)
     uvicorn.run(app, host=stack.host, port=stack.ports.agent, log_level="warning", access_log=False)
     return 0
 

@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from agent.metrics_page import CONTENT_TYPE
+from agent.telemetry import GpuWatch
 from configs.files import service_for
 from model_registry.webhook import Promotion, verify
 from rollout.errors import RoundhouseError
@@ -28,10 +29,17 @@ Seen = dict[str, Any]
 
 
 def make_app(
-    store: Store, secret: str, emit: Emit, alive: Callable[[], bool], metrics: Page, traffic: Callable[[], Seen]
+    store: Store,
+    secret: str,
+    emit: Emit,
+    alive: Callable[[], bool],
+    metrics: Page,
+    traffic: Callable[[], Seen],
+    watch: GpuWatch,
 ) -> FastAPI:
     """The application. ``emit`` hands an event to Prefect; ``alive`` says whether the loop still turns; ``metrics``
-    makes the page for Prometheus; ``traffic`` says what the records show of splits and mirrors."""
+    makes the page for Prometheus; ``traffic`` says what the records show of splits and mirrors; ``watch`` what the
+    machine has and does."""
     app = FastAPI(title="Roundhouse agent", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/healthz")
@@ -74,7 +82,18 @@ def make_app(
         response.status_code = 202
         return {"status": told}
 
+    _tell_of_the_machine(app, watch)
     return app
+
+
+def _tell_of_the_machine(app: FastAPI, watch: GpuWatch) -> None:
+    @app.get("/v1/hardware")
+    def hardware() -> Seen:
+        return watch.hardware()
+
+    @app.get("/v1/telemetry")
+    def telemetry(since: float, until: float | None = None, gpus: str = "", tokens: int = 0) -> Seen:
+        return watch.telemetry(since, until, gpus, tokens)
 
 
 def receive(store: Store, promotion: Promotion, emit: Emit, now: float) -> str:

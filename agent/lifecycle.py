@@ -124,6 +124,12 @@ def _backing_off(now: float, i: InstanceState, seen: Seen, wanted: bool) -> tupl
     return replace(_to(now, i, Health.STARTING, i.reason), restarts=i.restarts + 1, retry_at=None, pid=None), Do.START
 
 
+def not_started(now: float, instance: InstanceState, reason: str) -> InstanceState:
+    """One that could not even be started, waiting for the next try."""
+    waiting = _to(now, instance, Health.BACKOFF, reason)
+    return replace(waiting, pid=None, retry_at=now + backoff_s(instance.restarts))
+
+
 def _gone(seen: Seen) -> bool:
     return seen.process is None or seen.process.state is ProcessState.EXITED
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.registry import Collector
 
 from gateway.admin import Admin
 from gateway.metrics import RecordMetrics
@@ -16,12 +17,14 @@ from gateway.render import Layout
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
-def metrics_page(settings: EnvoySettings) -> Callable[[], bytes]:
-    """What makes the page. It reads the records on from where they end now; a stack that nobody asks costs nothing."""
+def metrics_page(settings: EnvoySettings, *more: Collector) -> Callable[[], bytes]:
+    """What makes the page, with ``more`` collectors on it. It reads the records on from where they end now; a stack
+    that nobody asks costs nothing."""
     layout, lock, registry = Layout.of(settings), threading.Lock(), CollectorRegistry()
     records = RecordMetrics(layout.records)
     registry.register(records)
-    registry.register(ProxyMetrics(Admin(layout.admin)))
+    for collector in (ProxyMetrics(Admin(layout.admin)), *more):
+        registry.register(collector)
 
     def page() -> bytes:
         with lock:  # two readers at once would count the same records twice

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import httpx
 
-PROMPTS = ("The railway line", "Once upon a time there was", "To build an engine you need", "The capital of France is")
-WARM_UP_TOKENS = 8
-SETTLED = 1.25  # the last requests may be this much slower than the fastest
+from agent.warm_up import PLAIN, SILENCE_S, ask_over, warm_up
+from engines.warm_up import read_requests
+from rollout.errors import RoundhouseError
 
 
 @dataclass
@@ -47,10 +47,10 @@ class Probes:
             known.asked_at, known.pending = now, self._askers.submit(self._ask, url)
         return known.answers, 0.0 if known.failing_since is None else now - known.failing_since
 
-    def warm_up(self, instance_id: str, base_url: str, requests: int) -> None:
+    def warm_up(self, instance_id: str, base_url: str, wanted: WarmUp) -> None:
         """Start a warm-up, unless one of this instance is under way."""
         if instance_id not in self._warm:
-            self._warm[instance_id] = self._warmers.submit(warm_up, base_url, requests)
+            self._warm[instance_id] = self._warmers.submit(run_warm_up, base_url, wanted)
 
     def warm_up_result(self, instance_id: str) -> tuple[dict[str, float] | None, str]:
         """(numbers once it is done, error)."""
@@ -59,7 +59,9 @@ class Probes:
             return None, ""
         del self._warm[instance_id]
         error = future.exception()
-        return (None, f"{type(error).__name__}: {error}") if error else (future.result(), "")
+        if error is None:
+            return future.result(), ""
+        return None, str(error) if isinstance(error, RoundhouseError) else f"{type(error).__name__}: {error}"
 
     def forget(self, url: str, instance_id: str) -> None:
         """Of an instance that is started anew or gone: what was known of the old process means nothing."""
@@ -73,20 +75,19 @@ class Probes:
             return False
 
 
-def warm_up(base_url: str, requests: int) -> dict[str, float]:
-    """Real requests until ``requests`` were answered and latency has settled (at most four times as many).
+@dataclass(frozen=True)
+class WarmUp:
+    """What an instance is warmed up with: at least ``least`` requests, of its engine's own that fit ``context``."""
 
-    Returns {requests, first_s, last_s, settled}. Raises httpx.HTTPError when an answer is not a good one.
-    """
-    times: list[float] = []
-    with httpx.Client(base_url=base_url, timeout=60.0, trust_env=False) as http:
-        while len(times) < requests or not (_settled(times) or len(times) >= 4 * requests):
-            body = {"prompt": PROMPTS[len(times) % len(PROMPTS)], "max_tokens": WARM_UP_TOKENS, "temperature": 0}
-            began = time.perf_counter()
-            http.post("/v1/completions", json=body).raise_for_status()
-            times.append(time.perf_counter() - began)
-    return {"requests": len(times), "first_s": times[0], "last_s": times[-1], "settled": float(_settled(times))}
+    engine_directory: str
+    model: str  # as its server calls it
+    least: int
+    context: int = 0  # tokens of one request; 0: whatever the engine's requests are
 
 
-def _settled(times: list[float]) -> bool:
-    return len(times) >= 2 and max(times[-2:]) <= SETTLED * min(times) + 0.01
+def run_warm_up(base_url: str, wanted: WarmUp) -> dict[str, float]:
+    """``warm_up.warm_up`` over HTTP. Raises Unavailable, Corrupt."""
+    samples = read_requests(wanted.engine_directory, wanted.context) or PLAIN
+    timeout = httpx.Timeout(SILENCE_S, connect=5.0)
+    with httpx.Client(base_url=base_url, timeout=timeout, trust_env=False) as http:
+        return warm_up(samples, wanted.least, ask_over(http, wanted.model))

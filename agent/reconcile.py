@@ -10,12 +10,15 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from agent.lifecycle import Bounds, Do, Seen, next_state
+from agent.lending import lent
+from agent.lifecycle import Bounds, Do, Seen, next_state, not_started
 from agent.parts import Parts
+from agent.placing import placed, placement_of, write_files
+from agent.probes import WarmUp
 from agent.traffic import Traffic
-from engines.port import EngineKind, EngineSpec, open_engine, spec_of
+from engines.port import EngineKind, EngineSpec, Needs, open_engine, spec_of
 from platforms.port import InstanceSpec, Running
-from rollout.errors import Conflict, RoundhouseError, Unavailable
+from rollout.errors import Conflict, Corrupt, Refused, RoundhouseError, Unavailable
 from rollout.limits import RESERVED_PORTS
 from rollout.nouns import Engine, Health, Phase
 from store.port import Event, InstanceState, VersionState
@@ -50,8 +53,9 @@ class Reconciler:
 
     def _move_instances(self) -> None:
         running = self._p.platform.running()
-        versions = {(v.service, v.number): v for v in self._p.store.versions()}
         known = self._p.store.instances()
+        room = lent(self._p.store.versions(), self._p.store.releases(), known)
+        versions = {(v.service, v.number): v for v in room}
         for instance in [*known, *self._added(versions, known)]:
             version = versions.get((instance.service, instance.version))
             move = partial(self._move, instance, version, running.get(instance.id))
@@ -77,8 +81,13 @@ class Reconciler:
         taken.add(port)
         now = self._p.clock()
         fresh = InstanceState(name, version.service, version.number, ordinal, self._p.host, port, since=now)
+        fresh = self._placed(fresh, version)
         self._p.store.put_instance(fresh)
         return fresh
+
+    def _placed(self, instance: InstanceState, version: VersionState) -> InstanceState:
+        spec, needs = spec_of(version.spec), Needs(**version.engine.get("needs", {}))
+        return placed(self._p.clock(), instance, spec, self._p.hardware(), self._p.store.instances(), needs)
 
     def _free_port(self, taken: set[int], first: int | None) -> int:
         own = range(first, min(first + len(self._p.ports), 65536)) if first else ()
@@ -95,7 +104,11 @@ class Reconciler:
         kind = open_engine(spec.kind, self._p.engines)
         ready = kind.readiness(spec)
         seen = self._look(instance, process, ready.path)
-        state, action = next_state(self._p.clock(), instance, seen, wanted, Bounds(ready.load_s, spec.drain_s))
+        bounds = Bounds(ready.load_s, kind.drain(spec).wait_s)
+        state, action = next_state(self._p.clock(), instance, seen, wanted, bounds)
+        if action is Do.START and version is not None:
+            state = self._placed(state, version)
+            action = Do.START if state.placement else Do.NOTHING
         if action is Do.REMOVE:
             self._remove(instance)
             return
@@ -125,16 +138,35 @@ class Reconciler:
         match action:
             case Do.START if version is not None:
                 self._p.probes.forget(_url(state) + kind.readiness(spec).path, state.id)
-                command = kind.serve_command(Engine(**version.engine), spec, state.host, state.port)
-                self._p.platform.start(
-                    InstanceSpec(state.id, command.argv, state.port, state.host, command.env, command.stop_s)
-                )
+                try:
+                    self._start(state, kind, Engine(**version.engine), spec)
+                except (Refused, Corrupt, OSError) as error:  # as if it had died at once: each try counts
+                    self._p.store.put_instance(not_started(self._p.clock(), state, str(error)))
+                    self._note(state.service, "instance", f"{state.id}: could not be started: {error}")
             case Do.WARM_UP if version is not None:
-                self._p.probes.warm_up(state.id, _url(state), version.warm_up_requests)
+                engine = Engine(**version.engine)
+                wanted = WarmUp(engine.directory, engine.served_name, version.warm_up_requests, spec.context)
+                self._p.probes.warm_up(state.id, _url(state), wanted)
             case Do.STOP:
                 self._p.platform.stop(state.id)
             case Do.KILL:
                 self._p.platform.kill(state.id)
+
+    def _start(self, state: InstanceState, kind: EngineKind, engine: Engine, spec: EngineSpec) -> None:
+        command = kind.serve_command(engine, spec, state.host, state.port, placement_of(state.placement))
+        write_files(command.files)
+        self._p.platform.start(
+            InstanceSpec(
+                id=state.id,
+                argv=command.argv,
+                port=state.port,
+                host=state.host,
+                env=command.env,
+                stop_s=command.stop_s,
+                container=command.container,
+                cores=command.cores,
+            )
+        )
 
     def _remove(self, instance: InstanceState) -> None:
         self._p.platform.remove(instance.id)

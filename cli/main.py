@@ -13,6 +13,7 @@ import typer
 
 from cli import (
     call_record_commands,
+    engine_commands,
     gateway_commands,
     group_commands,
     model_commands,
@@ -40,6 +41,7 @@ app.command()(up)
 app.command()(down)
 app.command()(status)
 app.add_typer(model_commands.app, name="model")
+app.add_typer(engine_commands.app, name="engine")
 app.add_typer(gateway_commands.app, name="gateway")
 app.add_typer(traffic_commands.app, name="traffic")
 app.add_typer(token_commands.app, name="token")

@@ -54,11 +54,14 @@ def status(as_json: AsJson = False) -> None:
 
     Example: `roundhouse status --json`
     """
-    lines = stack_status.status(load_stack())
+    stack = load_stack()
+    lines = stack_status.status(stack)
     if as_json:
         show_json([asdict(line) for line in lines])
     else:
         show_table("", COLUMNS, [row(line) for line in lines])
+        if gpus := stack_status.gpu_line(stack):
+            out.print(gpus, markup=False)
     raise typer.Exit(0 if well(lines) else 1)
 
 

@@ -7,14 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
+
 from cli.parts import GATEWAYS, Part, parts
 from cli.processes import listening_port, marked, memory_mib
 from cli.stack import answers
 from cli.traffic_show import Seen, observed
 from configs.stack import Stack
 from platforms.on_process import ProcessStates, Supervisor
+from rollout.command import GIB
 from rollout.errors import Unavailable
-from store.port import Store, open_store
+from store.port import InstanceState, Store, open_store
+from store.telling import warm_up_told
 
 ALIVE = (ProcessStates.RUNNING, ProcessStates.STARTING, ProcessStates.STOPPING)
 
@@ -40,8 +44,9 @@ def status(stack: Stack) -> list[PartStatus]:
     with ThreadPoolExecutor(len(known)) as pool:
         lines = list(pool.map(lambda part: _part(part, infos.get(part.program)), known))
     names = {part.name for part in known} | set(GATEWAYS.values())
-    lives = {i.id: str(i.health) for i in open_store(stack.store()).instances()} if infos else {}
-    instances = [_instance(info, lives) for name, info in sorted(infos.items()) if name not in names]
+    lives = {i.id: i for i in open_store(stack.store()).instances()} if infos else {}
+    instances = [_instance(info, lives.get(name)) for name, info in sorted(infos.items()) if name not in names]
+    instances += [waiting(life) for name, life in sorted(lives.items()) if name not in infos]
     alarms = traffic_alarms(observed(stack) if infos else None)
     refused = refusals(open_store(stack.store())) if infos else []
     return [_supervisor(stack, pid), *lines, *instances, *alarms, *refused, *_strays(stack, pid)]
@@ -70,12 +75,37 @@ def _part(part: Part, info: dict[str, Any] | None) -> PartStatus:
     return PartStatus(part.name, info["pid"], part.port, health, memory_mib(info["pid"]), why)
 
 
-def _instance(info: dict[str, Any], lives: dict[str, str]) -> PartStatus:
+def _instance(info: dict[str, Any], life: InstanceState | None) -> PartStatus:
     """An instance; the agent knows of its life, supervisord of its process."""
     pid = info["pid"] or None
-    health = lives.get(info["name"], "running") if info["state"] == ProcessStates.RUNNING else state_word(info)
+    health = str(life.health if life else "running") if info["state"] == ProcessStates.RUNNING else state_word(info)
     memory, port = (memory_mib(pid), listening_port(pid)) if pid else (None, None)
-    return PartStatus(info["name"], pid, port, health, memory, detail(info), instance=True)
+    told = instance_detail(detail(info), life) if life else detail(info)
+    return PartStatus(info["name"], pid, port, health, memory, told, instance=True)
+
+
+def waiting(life: InstanceState) -> PartStatus:
+    """An instance that supervisord does not run: in a container, or not started yet, with the reason."""
+    return PartStatus(life.id, life.pid, life.port, str(life.health), None, instance_detail("", life), instance=True)
+
+
+def instance_detail(process: str, life: InstanceState) -> str:
+    """What its process says, why it is as it is, and how its warm-up went."""
+    warm = f"warm-up: {warm_up_told(life.warm_up)}" if life.warm_up else ""
+    return "; ".join(part for part in (process, life.reason, warm) if part)
+
+
+def gpu_line(stack: Stack) -> str:
+    """The machine's GPUs as the agent sees them, or why it has none; empty when the agent does not answer."""
+    try:
+        hardware = httpx.get(f"{stack.agent_url}/v1/hardware", timeout=5.0, trust_env=False).raise_for_status().json()
+        sizes = [(gpu["name"], gpu["free_bytes"] / GIB, gpu["memory_bytes"] / GIB) for gpu in hardware["gpus"]]
+    except (httpx.HTTPError, ValueError, KeyError):
+        return ""
+    if not sizes:
+        return str(hardware["gpu_note"])
+    told = "; ".join(f"{name}, {free:.1f} of {whole:.1f} GiB free" for name, free, whole in sizes)
+    return f"GPUs (driver {hardware['driver']}): {told}"
 
 
 def traffic_alarms(seen: Seen | None) -> list[PartStatus]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, ConfigDict, Field
+from pydantic import AliasChoices, ConfigDict, Field, field_validator
 
 from configs.load import Config
 from engines.port import ContainerSpec, EngineSpec, Faults, Speculative
+from rollout.command import is_secret, referred
 
 Seconds = Annotated[float, Field(ge=0, le=60)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -72,6 +73,16 @@ class EngineFile(Config):
     environment: dict[str, str] = Field(default_factory=dict)
     container: ContainerFile | None = None
     faults: FaultsFile = FaultsFile()
+
+    @field_validator("environment")
+    @classmethod
+    def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if is_secret(name) and not referred(text):
+                raise ValueError(
+                    f"{name} looks like a secret, and files are kept: write `{name}: ${name}` and export it"
+                )
+        return value
 
     def spec(self) -> EngineSpec:
         """As the engines know it; ``engines.port.EngineKind.check`` says whether it can be."""

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from rollout.command import is_secret
 from rollout.errors import NotFound, Refused
 
 
@@ -60,10 +61,17 @@ def _rules(error: ValidationError) -> str:
     lines = []
     for item in error.errors():
         field = ".".join(str(part) for part in item["loc"]) or "(whole)"
-        given = "" if item["type"] == "missing" else f" (given: {item['input']!r})"
+        given = "" if item["type"] == "missing" else f" (given: {_masked(item['input'])!r})"
         lines.append(f"{field}: {item['msg']}{given}")
     return "; ".join(lines)
 
 
 def _summary(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={value!r}" for key, value in list(values.items())[:3]) or "(empty)"
+    return ", ".join(f"{key}={value!r}" for key, value in list(_masked(values).items())[:3]) or "(empty)"
+
+
+def _masked(value: Any) -> Any:
+    """As it was given, without what is named like a secret."""
+    if not isinstance(value, dict):
+        return value
+    return {key: "(secret)" if is_secret(str(key)) else _masked(inner) for key, inner in value.items()}

@@ -8,13 +8,16 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 from engines import artifacts
-from engines.checks import check_context, check_disk, check_memory, check_port, check_spec, check_threads
-from engines.gguf_file import read_gguf
+from engines.checks import check_disk, check_draft_given, check_memory, check_port, check_threads
 from engines.hardware import Hardware
+from engines.llama_build import DRAFT_FILE, MODEL_FILE, has_samples, make
+from engines.llama_params import EXACT_KV, batch, kv_type, params_of, slot_tokens
+from engines.llama_rules import check_fits, check_llama, instance_bytes, needs_of
 from engines.port import (
     OTLP_ENDPOINT,
     BuildPlan,
@@ -29,16 +32,14 @@ from engines.port import (
     ServeCommand,
     Usage,
 )
-from engines.quantize import QUANTIZATIONS
-from engines.sources import Facts, open_source
-from rollout.errors import Corrupt, Refused
+from engines.sources import Source, open_source
+from engines.vocabulary import check_draft
+from engines.warm_up import check_samples
+from rollout.errors import Unavailable
 from rollout.nouns import Engine, ModelVersion
 
-BUILDER = "1"  # raise it when the same inputs give other bytes
-MODEL_FILE = "model.gguf"
-_MARGIN = 16 * 1024 * 1024  # metadata, manifest, file system
-_PROCESS = 160 * 1024 * 1024  # measured: two Python processes, libraries
-_BATCH = 512  # tokens that llama.cpp works on at once; its logits and activations are the compute buffer
+BUILDER = "2"  # raise it when the same inputs give other bytes
+_MARGIN = 16 * 1024 * 1024  # metadata, manifest, warm-up requests, file system
 
 METRICS = {
     "requests_running": "roundhouse_requests_running",
@@ -58,16 +59,12 @@ def engine_version() -> str:
     return f"xllamacpp {version('xllamacpp')}, builder {BUILDER}"
 
 
-def engine_digest(model_digest: str, spec: EngineSpec, built_with: str) -> str:
+def engine_digest(model_digest: str, spec: EngineSpec, built_with: str, draft_digest: str = "") -> str:
     """Content address of a build: what went in and what did it. What only changes serving is left out."""
     inputs = {"model": model_digest, "kind": spec.kind, "quantization": spec.quantization, "built_with": built_with}
+    if draft_digest:
+        inputs["draft"] = draft_digest
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-
-
-def instance_bytes(facts: Facts, weights: int, spec: EngineSpec) -> int:
-    """Memory of one instance: weights, keys and values in F16 for all slots, compute buffer, the processes."""
-    cache = 2 * 2 * facts.layers * facts.kv_heads * facts.head_dim * spec.context * spec.slots
-    return weights + cache + 4 * _BATCH * facts.vocabulary + _PROCESS
 
 
 class LlamaCpp:
@@ -78,48 +75,58 @@ class LlamaCpp:
         self._now = now
 
     def check(self, spec: EngineSpec) -> None:
-        """Known quantisation, sensible numbers. Raises Refused."""
-        check_spec(spec, QUANTIZATIONS)
+        """Known quantisation, sensible numbers, options that llama.cpp has. Raises Refused."""
+        check_llama(spec)
 
     def plan(
         self, model: ModelVersion, spec: EngineSpec, hardware: Hardware, draft: ModelVersion | None = None
     ) -> BuildPlan:
         """Decide, without writing anything. Raises Refused."""
         self.check(spec)
-        source = open_source(model)
-        check_context(spec.context, source.facts.context)
+        check_draft_given(spec, draft)
+        source, small = open_source(model), open_source(draft) if draft else None
+        check_fits(spec, source, hardware, small)
         check_threads(spec.threads, hardware.cores)
-        digest = engine_digest(model.digest, spec, engine_version())
-        weights = source.size(spec.quantization)
-        disk, memory = weights + _MARGIN, instance_bytes(source.facts, weights, spec)
-        check_memory(memory, hardware.memory_bytes)
+        samples = check_samples(model.directory) if has_samples(model) else 0
+        digest = engine_digest(model.digest, spec, engine_version(), draft.digest if draft else "")
         found = artifacts.find(self._root, spec.kind, digest) is not None
+        if small and not found:
+            check_draft(source.vocabulary(), small.vocabulary())
+        sizes = [one.size(spec.quantization) for one in (source, small) if one]
+        disk = sum(sizes) + _MARGIN
+        sized = (source.facts, sizes[0], spec, (small.facts, sizes[1]) if small else None)
+        memory = instance_bytes(*sized)
+        check_memory(memory, hardware.memory_bytes)
         if not found:
             check_disk(disk, hardware.disk_free_bytes, str(self._root))
-        reasons = {
-            "digest": f"model {model.digest[:12]}, {spec.quantization}, {engine_version()}",
-            "disk_bytes": f"{source.facts.parameters} parameters as {spec.quantization}",
-            "memory_bytes": f"weights, {spec.slots} x {spec.context} tokens of keys and values in F16, buffers",
-        }
-        if source.derived_from(spec.quantization):
-            reasons["quality"] = f"{source.derived_from(spec.quantization)}: lost precision does not come back"
+        reasons = _reasons(model, spec, source, draft)
+        reasons["warm_up"] = f"{samples} request samples of the model" if samples else "made from the vocabulary"
         return BuildPlan(
             model,
             spec,
             digest,
             str(self._root / artifacts.directory_name(spec.kind, digest)),
-            ("look up",) if found else source.steps(spec.quantization),
+            ("look up",) if found else _steps(spec, source, small),
             disk,
             memory,
             reasons,
+            built_with={"engine": engine_version()},
+            draft=draft,
+            needs=needs_of(*sized),
         )
 
     def build(self, plan: BuildPlan, progress: Progress, run: Run | None = None) -> Engine:
         """Make the plan so, once per digest. Raises Corrupt, Refused, Unavailable."""
         start = time.monotonic()
-        manifest, found = artifacts.build_once(
-            self._root, plan.spec.kind, plan.digest, lambda directory: self._make(plan, directory, progress)
-        )
+        try:
+            manifest, found = artifacts.build_once(
+                self._root, plan.spec.kind, plan.digest, lambda directory: self._make(plan, directory, progress)
+            )
+        except OSError as bad:
+            raise Unavailable(
+                f"the engine could not be written to {self._root}: {bad.strerror or bad}; nothing is left of it, and "
+                f"it needs {plan.disk_bytes / 1e6:.0f} MB there"
+            ) from bad
         progress("found" if found else "built", 1.0)
         size = sum(entry["size"] for entry in manifest["files"])
         return Engine(
@@ -130,29 +137,15 @@ class LlamaCpp:
             size,
             0.0 if found else time.monotonic() - start,
             found,
+            {name: int(value) for name, value in asdict(plan.needs).items()},
         )
 
     def _make(self, plan: BuildPlan, directory: Path, progress: Progress) -> artifacts.Manifest:
-        progress("check digests", 0.0)
-        check_files(plan.model)
-        source, out = open_source(plan.model), directory / MODEL_FILE
-        source.write(plan.model.name, plan.spec.quantization, out, lambda what, share: progress(what, 0.95 * share))
-        progress("verify", 0.95)
-        check_output(out, source.facts)
         return {
             "spec": {"kind": plan.spec.kind, "quantization": plan.spec.quantization},
-            "model": {
-                "name": plan.model.name,
-                "version": plan.model.version,
-                "uri": plan.model.uri,
-                "digest": plan.model.digest,
-                "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in plan.model.files],
-            },
-            "architecture": source.facts.architecture,
-            "parameters": source.facts.parameters,
             "built_with": engine_version(),
             "built_at": self._now(),
-            "derived_from": source.derived_from(plan.spec.quantization),
+            **make(plan, directory, progress),
         }
 
     def verify(self, engine: Engine, hardware: Hardware) -> None:
@@ -162,31 +155,32 @@ class LlamaCpp:
     def serve_command(
         self, engine: Engine, spec: EngineSpec, host: str, port: int, placement: Placement = Placement()
     ) -> ServeCommand:
-        """How to start one instance. Raises Refused for a port that it may not have. A collector of traces that this
-        process knows is the instance's too."""
+        """How to start one instance. Raises Refused for a port that it may not have, or more threads than processors.
+        A collector of traces that this process knows is the instance's too."""
         check_port(port)
-        check_spec(spec, QUANTIZATIONS)
-        faults = spec.faults
+        check_llama(spec)
+        if placement.cores:
+            check_threads(spec.threads, len(placement.cores))
+        directory = Path(engine.directory)
         options = {
-            "model": str(Path(engine.directory) / MODEL_FILE),
             "name": engine.served_name,
             "host": host,
             "port": port,
             "slots": spec.slots,
-            "context": spec.context,
-            "threads": spec.threads,
             "max-queue": spec.max_queue,
             "drain-s": spec.drain_s,
-            "fault-ttft-delay-s": faults.ttft_delay_s,
-            "fault-token-delay-s": faults.token_delay_s,
-            "fault-error-rate": faults.error_rate,
-            "fault-cut-rate": faults.cut_rate,
+            "params": json.dumps(params_of(spec, str(directory / MODEL_FILE), str(directory / DRAFT_FILE))),
         }
-        chosen = {name: value for name, value in options.items() if not (name.startswith("fault-") and value == 0)}
-        pairs = [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
+        if placement.cores:  # of the process with the model alone, so not the platform's to set: ``llama_child.pin``
+            options["cores"] = ",".join(map(str, placement.cores))
+        faults = {f"fault-{name.replace('_', '-')}": rate for name, rate in vars(spec.faults).items() if rate}
+        pairs = [word for name, value in {**options, **faults}.items() for word in (f"--{name}", str(value))]
         traces = {OTLP_ENDPOINT: os.environ[OTLP_ENDPOINT]} if os.environ.get(OTLP_ENDPOINT) else {}
-        environment = {"PYTHONUNBUFFERED": "1", **traces}
-        return ServeCommand((sys.executable, "-m", "engines.llama_server", *pairs), environment, spec.drain_s + 5.0)
+        return ServeCommand(
+            (sys.executable, "-m", "engines.llama_server", *pairs),
+            {"PYTHONUNBUFFERED": "1", **traces, **spec.environment},
+            spec.drain_s + 5.0,
+        )
 
     def readiness(self, spec: EngineSpec) -> Readiness:
         """503 while loading and draining, 200 between."""
@@ -205,23 +199,27 @@ class LlamaCpp:
         return "engine"
 
 
-def check_files(model: ModelVersion) -> None:
-    """The files that are about to be built from are those of the record. Raises Corrupt."""
-    for file in model.files:
-        path = Path(model.directory) / file.path
-        found = artifacts.sha256_of(path) if path.is_file() else "missing"
-        if found != file.sha256:
-            raise Corrupt(
-                f"model {model.name} version {model.version}: {file.path} is {found[:12]} and its record "
-                f"says {file.sha256[:12]}; resolve the model again"
-            )
+def _steps(spec: EngineSpec, source: Source, draft: Source | None) -> tuple[str, ...]:
+    """What a build will do, in words: the draft model's own step stands after the model's."""
+    first, *middle, last = source.steps(spec.quantization)
+    drafts = [f"draft model: {step}" for step in draft.steps(spec.quantization)[1:-1]] if draft else []
+    return (first, *middle, *drafts, "write warm-up requests", last)
 
 
-def check_output(out: Path, facts: Facts) -> None:
-    """What was written is a whole GGUF with as many parameters as went in. Raises Corrupt."""
-    try:
-        written = read_gguf(out)
-    except Refused as bad:
-        raise Corrupt(f"the build wrote a file that cannot be read: {bad}") from bad
-    if written.parameters != facts.parameters:
-        raise Corrupt(f"the build wrote {written.parameters} parameters and the model has {facts.parameters}")
+def _reasons(model: ModelVersion, spec: EngineSpec, source: Source, draft: ModelVersion | None) -> dict[str, str]:
+    """Why each derived value is what it is."""
+    also = f", draft {draft.digest[:12]}" if draft else ""
+    reasons = {
+        "digest": f"model {model.digest[:12]}{also}, {spec.quantization}, {engine_version()}",
+        "disk_bytes": f"{source.facts.parameters} parameters as {spec.quantization}{', the draft model' * bool(draft)}",
+        "memory_bytes": f"weights, {spec.slots} x {slot_tokens(spec)} tokens of keys and values in {kv_type(spec)}"
+        f"{', the same of the draft model' * bool(draft)}, buffers",
+        "n_batch": f"{batch(spec)}: the smaller of max_tokens and chunked_prefill; without chunks a whole prompt",
+    }
+    if slot_tokens(spec) != spec.context:
+        reasons["context"] = f"llama.cpp rounds {spec.context} up to {slot_tokens(spec)}"
+    if kv_type(spec) not in EXACT_KV:
+        reasons["flash_attn_type"] = f"enabled: values in {kv_type(spec)} need flash attention"
+    if source.derived_from(spec.quantization):
+        reasons["quality"] = f"{source.derived_from(spec.quantization)}: lost precision does not come back"
+    return reasons

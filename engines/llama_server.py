@@ -1,4 +1,4 @@
-"""One engine instance: ``python -m engines.llama_server --model FILE --name NAME --host HOST --port PORT``.
+"""One engine instance: ``python -m engines.llama_server --params JSON --name NAME --host HOST --port PORT``.
 
 It listens at once and answers /health with 503 until the model is loaded. SIGTERM or SIGINT: health turns 503, new
 requests get 503, open ones are finished for up to ``--drain-s`` seconds, then it exits with 0. Exits with 1 when
@@ -15,29 +15,26 @@ import random
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiohttp import web
-
-from engines.faults import FaultyPath, describe
-from engines.llama_front import Front
 from engines.port import OTLP_ENDPOINT, Faults
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
+    from engines.llama_front import Front
     from engines.traces import Spans
 
 
 def arguments_of(words: list[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m engines.llama_server", description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="GGUF file")
+    parser.add_argument("--params", required=True, help="llama.cpp's CommonParams as JSON: engines.llama_params")
     parser.add_argument("--name", required=True, help="how /v1/models calls it")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--slots", type=int, default=2, help="requests at work at once")
-    parser.add_argument("--context", type=int, default=1024, help="tokens per slot")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cores", default="", help="processors of the process with the model, as 0,1; empty: all")
     parser.add_argument("--max-queue", type=int, default=64, help="requests that may wait; more get 450")
     parser.add_argument("--drain-s", type=float, default=30.0, help="seconds that open requests get after SIGTERM")
     for name in vars(Faults()):
@@ -52,14 +49,7 @@ def log(line: str) -> None:
 
 async def start_child(arguments: argparse.Namespace) -> Process:
     """The process with the model in it; its log goes where ours goes."""
-    options = {
-        "model": arguments.model,
-        "name": arguments.name,
-        "slots": arguments.slots,
-        "context": arguments.context,
-        "threads": arguments.threads,
-        "parent": os.getpid(),
-    }
+    options = {"params": arguments.params, "name": arguments.name, "parent": os.getpid(), "cores": arguments.cores}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "engines.llama_child", *words, stdin=PIPE, stdout=PIPE, stderr=sys.stdout.fileno()
@@ -68,6 +58,8 @@ async def start_child(arguments: argparse.Namespace) -> Process:
 
 async def listen(front: Front, host: str, port: int) -> web.AppRunner:
     """Answer on host:port. Raises OSError where the port is taken."""
+    from aiohttp import web
+
     runner = web.AppRunner(front.application(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     await web.TCPSite(runner, host, port, backlog=512).start()
@@ -87,23 +79,35 @@ def open_spans(served_name: str) -> Spans | None:
         return None
 
 
-async def run(arguments: argparse.Namespace) -> int:
-    """Serve until a signal or the child's death. The exit status."""
+def open_front(arguments: argparse.Namespace, spans: Spans | None) -> Front:
+    """What clients will talk to; it says if it was told to misbehave."""
+    from engines.faults import FaultyPath, describe
+    from engines.llama_front import Front
+
     faults = Faults(**{name: getattr(arguments, f"fault_{name}") for name in vars(Faults())})
-    spans = open_spans(arguments.name)
-    front = Front(arguments.slots, arguments.max_queue, FaultyPath(faults, random.Random()), spans)
+    if describe(faults):
+        log(f"WARNING: DELIBERATE FAULTS ARE ON: {describe(faults)}")
+    return Front(arguments.slots, arguments.max_queue, FaultyPath(faults, random.Random()), spans)
+
+
+async def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal or the child's death. The exit status.
+
+    The child begins to load before the HTTP library is imported, which takes as long as a small model's load.
+    """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    child = await start_child(arguments)
+    spans = open_spans(arguments.name)
+    front = open_front(arguments, spans)
     try:
         runner = await listen(front, arguments.host, arguments.port)
     except OSError as taken:
         log(f"cannot listen on {arguments.host}:{arguments.port}: {taken}")
+        await end(child)
         return 1
-    log(f"listening on {arguments.host}:{arguments.port}, loading {Path(arguments.model).name}")
-    if describe(faults):
-        log(f"WARNING: DELIBERATE FAULTS ARE ON: {describe(faults)}")
-    child = await start_child(arguments)
+    log(f"listening on {arguments.host}:{arguments.port}, loading {arguments.name}")
     status = await supervise(front, child, stop, arguments.drain_s)
     await runner.cleanup()
     await end(child)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engines.artifacts import sha256_of
 from engines.sources import open_source
+from engines.warm_up import SAMPLES_FILE
 from rollout.errors import NotFound
 from rollout.nouns import ModelFile, ModelVersion
 
@@ -20,6 +21,7 @@ def read_local_model(place: Path, name: str = "") -> ModelVersion:
     directory = place if place.is_dir() else place.parent
     ggufs = [place] if place.is_file() else sorted(place.glob("*.gguf"))
     found = ggufs or sorted(p for p in directory.iterdir() if p.suffix in _WANTED)
+    found += [p for p in (directory / SAMPLES_FILE,) if p.is_file()]
     files = tuple(ModelFile(p.name, p.stat().st_size, sha256_of(p)) for p in found)
     digest = hashlib.sha256("".join(f"{f.path} {f.sha256}\n" for f in files).encode()).hexdigest()
     kind = "gguf" if ggufs else "safetensors"

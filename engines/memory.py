@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-from engines.checks import check_port, check_spec
+from engines.checks import check_draft_given, check_port, check_spec
 from engines.hardware import Hardware
 from engines.port import (
     BuildPlan,
@@ -19,10 +19,21 @@ from engines.port import (
     ServeCommand,
     Usage,
 )
-from rollout.errors import Corrupt
+from rollout.errors import Corrupt, Refused
 from rollout.nouns import Engine, ModelVersion
 
-QUANTIZATIONS = ("F16", "Q8_0", "Q4_0")
+QUANTIZATIONS = ("none", "F16", "Q8_0", "Q4_0")
+KV_TYPES = ("auto", "f16", "fp8", "q8_0")
+
+
+def check_memory_spec(spec: EngineSpec) -> None:
+    """The rules of every engine; there are neither options nor flags. Raises Refused."""
+    check_spec(spec, QUANTIZATIONS)
+    if spec.kv_cache_dtype not in KV_TYPES:
+        raise Refused("kv_cache_dtype", spec.kv_cache_dtype, "it is not known", f"use one of: {', '.join(KV_TYPES)}")
+    for field, given in (("options", [*spec.options]), ("flags", spec.flags)):
+        if given:
+            raise Refused(field, ", ".join(given), "engines in memory have none", "remove them")
 
 
 class MemoryEngine:
@@ -33,14 +44,16 @@ class MemoryEngine:
 
     def check(self, spec: EngineSpec) -> None:
         """By the spec's rules alone. Raises Refused."""
-        check_spec(spec, QUANTIZATIONS)
+        check_memory_spec(spec)
 
     def plan(
         self, model: ModelVersion, spec: EngineSpec, hardware: Hardware, draft: ModelVersion | None = None
     ) -> BuildPlan:
         """Decide by the spec's rules alone. Raises Refused."""
-        check_spec(spec, QUANTIZATIONS)
-        digest = hashlib.sha256(f"{model.digest} {spec.kind} {spec.quantization}".encode()).hexdigest()
+        check_memory_spec(spec)
+        check_draft_given(spec, draft)
+        inputs = f"{model.digest} {spec.kind} {spec.quantization} {draft.digest if draft else ''}"
+        digest = hashlib.sha256(inputs.encode()).hexdigest()
         return BuildPlan(
             model,
             spec,
@@ -50,6 +63,7 @@ class MemoryEngine:
             0,
             0,
             {"digest": f"model {model.digest[:12]}, {spec.quantization}"},
+            draft=draft,
         )
 
     def build(self, plan: BuildPlan, progress: Progress, run: Run | None = None) -> Engine:
@@ -79,10 +93,12 @@ class MemoryEngine:
     ) -> ServeCommand:
         """A command that names what would be served. Raises Refused for a port that it may not have."""
         check_port(port)
-        check_spec(spec, QUANTIZATIONS)
+        check_memory_spec(spec)
         return ServeCommand(
             ("serve-from-memory", "--name", engine.served_name, "--host", host, "--port", str(port)),
+            dict(spec.environment),
             stop_s=spec.drain_s + 5.0,
+            cores=placement.cores,
         )
 
     def readiness(self, spec: EngineSpec) -> Readiness:

@@ -102,6 +102,17 @@ class BuildStep:
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What one instance takes: so many ``devices`` (GPUs; 0: the host's memory), and of each ``fixed_bytes`` whatever
+    it does and ``request_bytes`` for each of its slots. ``greedy``: it takes its share of what is free at once."""
+
+    fixed_bytes: int = 0
+    request_bytes: int = 0
+    devices: int = 0
+    greedy: bool = False
+
+
+@dataclass(frozen=True)
 class BuildPlan:
     """What a build will do, decided before it starts. ``reasons`` says why each derived value is what it is.
 
@@ -121,6 +132,7 @@ class BuildPlan:
     files: dict[str, str] = field(default_factory=dict)
     built_with: dict[str, str] = field(default_factory=dict)  # engine version, GPU architecture: the fingerprint
     draft: ModelVersion | None = None
+    needs: Needs = Needs()
 
 
 @dataclass(frozen=True)

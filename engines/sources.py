@@ -17,6 +17,7 @@ from engines.hf_folder import HfFolder, read_hf_folder
 from engines.hf_tokenizer import read_tokenizer
 from engines.port import Progress
 from engines.quantize import requantize, target_type, tensor_bytes
+from engines.vocabulary import Vocabulary, of_folder, of_gguf
 from rollout.errors import Refused
 from rollout.nouns import ModelVersion
 
@@ -45,6 +46,9 @@ class Source(Protocol):
 
     def size(self, quantization: str) -> int:
         """Bytes of weights that ``write`` will put out."""
+
+    def vocabulary(self) -> Vocabulary:
+        """Its tokens; a second for a large GGUF file."""
 
     def derived_from(self, quantization: str) -> str:
         """Whether precision was already lost before: 'requantised from Q4_1', or ''."""
@@ -125,6 +129,9 @@ class GgufSource:
     def size(self, quantization: str) -> int:
         return sum(tensor_bytes(t.shape, target_type(t.name, t.shape, quantization)) for t in self._file.tensors)
 
+    def vocabulary(self) -> Vocabulary:
+        return of_gguf(read_gguf(self._file.path, arrays=True))
+
     def derived_from(self, quantization: str) -> str:
         exact = self.facts.weights_from in ("F32", "F16", "BF16")
         return "" if exact or self._is_already(quantization) else f"requantised from {self.facts.weights_from}"
@@ -161,6 +168,9 @@ class HfSource:
 
     def size(self, quantization: str) -> int:
         return sum(tensor_bytes(job.shape, job.target) for job in jobs(self._folder, quantization))
+
+    def vocabulary(self) -> Vocabulary:
+        return of_folder(self._folder.path, self.facts.vocabulary)
 
     def derived_from(self, quantization: str) -> str:
         return ""

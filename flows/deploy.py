@@ -9,6 +9,7 @@ from configs.parameters import Engine, Model, Service
 from flows.release import HOOKS
 from tasks.artifacts import build, fetch
 from tasks.endings import stand_by
+from tasks.room import make_room
 from tasks.serving import deploy as declare
 from tasks.serving import warm_up
 from tasks.ticket import begin
@@ -26,5 +27,6 @@ def deploy(service: Service, model: Model = "", engine: Engine = "") -> int:
     order = make_order(service, model, engine)
     ticket = begin(order)
     files = fetch(order)
+    order = make_room(order, files, ticket)
     candidate = warm_up(order, declare(order, files, build(order, files, ticket), ticket), ticket)
     return stand_by(order, ticket, candidate)

@@ -11,7 +11,9 @@ from rollout.nouns import Promote, Shift
 from tasks.artifacts import build, fetch
 from tasks.endings import end_broken_release, promote, roll_back, write_back
 from tasks.reporting import report
+from tasks.room import make_room
 from tasks.serving import alone, deploy, stress, warm_up
+from tasks.telemetry import gpus_of, use_by_phase
 from tasks.ticket import begin
 from tasks.timing import Stopwatch
 from tasks.traffic import next_step, shift, watch
@@ -36,9 +38,11 @@ def release(service: Service, model: Model = "", engine: Engine = "", rollout: R
     watch_time, order = Stopwatch(), make_order(service, model, engine, rollout)
     ticket = watch_time("begin", begin)(order)
     files = watch_time("fetch", fetch)(order)
+    order = watch_time("plan", make_room)(order, files, ticket)
     built = watch_time("build", build)(order, files, ticket)
     declared = watch_time("deploy", deploy)(order, files, built, ticket)
     candidate = watch_time("warm up", warm_up)(order, declared, ticket)
+    gpus = gpus_of(order, candidate)
     load = watch_time("stress", stress)(order, candidate, ticket)
     verdict, stretches = alone(order, candidate, load), []
     step = first_step(order.policy, ticket.stable, verdict)
@@ -52,4 +56,5 @@ def release(service: Service, model: Model = "", engine: Engine = "", rollout: R
     else:
         watch_time("roll back", roll_back)(order, ticket, step.reason)
     watch_time("write back", write_back)(order, ticket, files, step)
-    return report(order, ticket, files, built, candidate, load, stretches, verdict, watch_time.seconds())
+    use = use_by_phase(order, gpus, watch_time.spans(), load, stretches)
+    return report(order, ticket, files, built, candidate, load, stretches, verdict, watch_time.seconds(), use)

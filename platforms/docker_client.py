@@ -12,7 +12,7 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from docker.types import DeviceRequest, LogConfig, Ulimit
 from requests.exceptions import RequestException
 
-from rollout.command import Container, Mount
+from rollout.command import Container, Mount, revealed
 from rollout.errors import Conflict, NotFound, Refused, RoundhouseError, Unavailable
 
 TIMEOUT_S = 20.0
@@ -55,7 +55,7 @@ def arguments(
     asked: dict[str, Any] = {
         "image": container.image,
         "command": list(argv),
-        "environment": {"HOME": "/tmp", **env},
+        "environment": {"HOME": "/tmp", **revealed(env, os.environ)},
         "user": f"{os.getuid()}:{os.getgid()}",
         "labels": labels,
         "init": True,

@@ -23,6 +23,7 @@ from supervisor.xmlrpc import Faults
 from platforms.port import InstanceSpec, ProcessState, Running, SupervisorSettings
 from platforms.ports import require_free
 from platforms.supervisor_conf import Program, render_program
+from rollout.command import referred, revealed
 from rollout.errors import Conflict, NotFound, Unavailable
 
 ALREADY_STARTED = Faults.ALREADY_STARTED
@@ -89,7 +90,9 @@ class SupervisorPlatform:
         log, folder = self.log_path(spec.id), str(self._logs)
         pinned = (sys.executable, "-m", "platforms.pinned", ",".join(str(core) for core in spec.cores))
         argv = (*pinned, *spec.argv) if spec.cores else spec.argv
-        return Program(spec.id, argv, log, env=spec.env, directory=folder, stop_s=spec.stop_s)
+        env = {name: value for name, value in spec.env.items() if not referred(value)}
+        secrets = {n: v for n, v in revealed(spec.env, os.environ).items() if n not in env}
+        return Program(spec.id, argv, log, env=env, secrets=secrets, directory=folder, stop_s=spec.stop_s)
 
 
 def as_running(instance_id: str, info: dict[str, Any] | None) -> Running:

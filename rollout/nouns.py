@@ -59,6 +59,7 @@ class Engine:
     size: int  # bytes
     build_s: float  # seconds spent; 0.0 when it was found
     cached: bool
+    needs: dict[str, int] = field(default_factory=dict)  # of one instance: ``engines.port.Needs``
 
 
 # --- what runs ----------------------------------------------------------------------------------------------------

@@ -74,6 +74,7 @@ class InstanceState:
     since: float = 0.0  # of this health
     reason: str = ""
     warm_up: dict[str, float] = field(default_factory=dict)
+    placement: dict[str, Any] = field(default_factory=dict)  # an engines.port.Placement as a mapping; empty: none yet
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ class Release:
     beat_at: float = 0.0
     finished_at: float | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
+    borrowed: int = 0  # instances of stable that make room for the candidate while that one runs
 
 
 @dataclass(frozen=True)

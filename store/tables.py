@@ -52,6 +52,7 @@ instances = Table(
     Column("since", Float, nullable=False),
     Column("reason", Text, nullable=False),
     Column("warm_up", JSON, nullable=False),
+    Column("placement", JSON, nullable=False, server_default="{}"),
 )
 
 leases = Table(
@@ -131,6 +132,7 @@ releases = Table(
     Column("beat_at", Float, nullable=False),
     Column("finished_at", Float),
     Column("evidence", JSON, nullable=False),
+    Column("borrowed", Integer, nullable=False, server_default="0"),
 )
 
 events = Table(

@@ -18,6 +18,7 @@ from rollout.nouns import Engine, ModelVersion, Verdict, Version
 from store.port import open_store
 from tasks.pictures import draw_release
 from tasks.serving import report_directory
+from tasks.telemetry import gpu_metrics
 from tasks.ticket import Ticket
 from tasks.traffic import Stretch
 
@@ -33,6 +34,7 @@ def report(
     stretches: list[Stretch],
     verdict: Verdict,
     seconds: dict[str, float],
+    gpu: dict[str, dict[str, float]],
 ) -> dict[str, Any]:
     """Write the evidence to the store, the run to MLflow, and an artifact that tells what happened."""
     release = open_store(order.stack.store()).release(ticket.release)
@@ -50,6 +52,7 @@ def report(
         "stages": [{"stage": s.stage, "outcome": str(s.verdict.outcome), "seconds": s.seconds} for s in stretches],
         "stress": None if load is None else _numbers(load),
         "seconds": seconds,
+        **({"gpu": gpu} if gpu else {}),
     }
     directory = report_directory(order, ticket)
     directory.mkdir(parents=True, exist_ok=True)
@@ -78,7 +81,17 @@ def markdown(evidence: dict[str, Any]) -> str:
         + findings
     )
     times = "".join(f"| {name} | {value:.1f} |\n" for name, value in evidence["seconds"].items())
-    return head + (table if findings else "") + "\n| phase | seconds |\n|---|---|\n" + times
+    return head + (table if findings else "") + "\n| phase | seconds |\n|---|---|\n" + times + _gpu_table(evidence)
+
+
+def _gpu_table(evidence: dict[str, Any]) -> str:
+    """What the GPUs did by phase; nothing without one."""
+    use: dict[str, dict[str, float]] = evidence.get("gpu", {})
+    if not use:
+        return ""
+    names = list(dict.fromkeys(name for numbers in use.values() for name in numbers))
+    rows = "".join(f"| {name} | {' | '.join(_cell(use[p].get(name)) for p in use)} |\n" for name in names)
+    return f"\n| GPU | {' | '.join(use)} |\n|{'---|' * (len(use) + 1)}\n{rows}"
 
 
 def _run(
@@ -89,6 +102,7 @@ def _run(
     metrics += [("canary_percent", step, look.canary_permille / 10) for step, look in enumerate(looks)]
     metrics += [(f"seconds_{name}", 0, value) for name, value in evidence["seconds"].items()]
     metrics += [(f"stress_{name}", 0, value) for name, value in (evidence["stress"] or {}).items()]
+    metrics += [(name, 0, value) for name, value in gpu_metrics(evidence.get("gpu", {})).items()]
     files = {"release": str(picture)} if picture.exists() else {}
     return ReleaseRun(
         service=evidence["service"],

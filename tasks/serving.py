@@ -15,6 +15,7 @@ from rollout.judge import judge_alone
 from rollout.nouns import Engine, ModelVersion, Outcome, Sample, Verdict, Version
 from store.port import VersionState, open_store
 from store.steer import failure, wait_settled
+from store.telling import warm_up_told
 from tasks.ticket import Ticket, as_plain, tell
 
 MOST_FAILED = 0.05  # of a stress test, however wide the margin against stable is
@@ -49,7 +50,8 @@ def warm_up(order: Order, version: Version, ticket: Ticket) -> Version:
     ready = wait_settled(store, version.service, version.number, order.service.instances, timeout_s=900.0)
     for instance in store.instances(version.service):
         if instance.version == version.number:
-            get_run_logger().info("%s is ready on port %d, warm-up %s", instance.id, instance.port, instance.warm_up)
+            told = warm_up_told(instance.warm_up) or f"none: {instance.reason}"
+            get_run_logger().info("%s is %s on port %d, warm-up %s", instance.id, instance.health, instance.port, told)
     return ready
 
 

@@ -6,6 +6,7 @@ from history import begun, deployed, promoted
 
 from agent.parts import Parts
 from agent.reconcile import Reconciler
+from engines.hardware import Hardware
 from engines.port import MemorySettings as MemoryEngines
 from gateway.memory import MemoryGateway
 from gateway.port import GatewayRefused
@@ -33,7 +34,7 @@ class Probes:
     def health(self, url):
         return self.answering, self.silent
 
-    def warm_up(self, instance_id, base_url, requests):
+    def warm_up(self, instance_id, base_url, wanted):
         self.warming.add(instance_id)
 
     def warm_up_result(self, instance_id):
@@ -69,6 +70,7 @@ class House:
 
     def __init__(self, tmp_path, gateway=None):
         self.clock, self.probes = Clock(), Probes()
+        self.hardware = Hardware(4, 1 << 34, 1 << 34, nodes=((0, 1, 2, 3),))
         self.store = open_store(StoreSettings("sqlite://"))
         self.platform, self.gateway = MemoryPlatform(self.clock), gateway or Gateway(self.clock)
         self.tokens = tokens = TokenFile(tmp_path / "tokens.json", self.clock)
@@ -83,6 +85,7 @@ class House:
             ports=range(18100, 18110),
             clock=self.clock,
             port_free=lambda port, host: True,
+            hardware=lambda: self.hardware,
         )
         self.loop = Reconciler(parts)
         self.store.put_service(ServiceState("chat"))

@@ -14,8 +14,7 @@ from typing import Any
 
 import httpx
 
-from engines.llama_cpp import LlamaCpp
-from engines.port import EngineSpec
+from engines.port import EngineKind, EngineSpec, Placement
 from rollout.nouns import Engine
 
 #: making a client costs more than a request: it reads all certificates
@@ -75,13 +74,18 @@ def events(text: str) -> list[dict[str, Any]]:
 
 @contextmanager
 def running_engine(
-    kind: LlamaCpp, engine: Engine, spec: EngineSpec, log: Path, ready: bool = True
+    kind: EngineKind,
+    engine: Engine,
+    spec: EngineSpec,
+    log: Path,
+    ready: bool = True,
+    placement: Placement = Placement(),
 ) -> Iterator[RunningEngine]:
     """The process, ready or just started; killed at the end if it still runs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = kind.serve_command(engine, spec, "127.0.0.1", port)
+    command = kind.serve_command(engine, spec, "127.0.0.1", port, placement)
     with log.open("wb") as out:
         process = subprocess.Popen(command.argv, stdout=out, stderr=subprocess.STDOUT)
     running = RunningEngine(process, f"http://127.0.0.1:{port}", log)

@@ -64,6 +64,7 @@ def test_values_come_back_as_they_went_in(store):
     instance = InstanceState(
         "chat-v1-0", "chat", 1, 0, "127.0.0.1", 18100, Health.READY, 7, 2, 3.0, 4.0, "x", {"n": 1.0}
     )
+    instance = replace(instance, placement={"cores": [0, 3], "gpus": ["GPU-a"]})
     store.put_instance(instance)
     store.put_observed(Observed("chat", 1, lease(), "7", 1.0))
     store.note(Event(1.0, "chat", "traffic", "stable is 1", "r1", {"a": 1}))

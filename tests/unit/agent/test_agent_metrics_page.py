@@ -9,6 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agent.app import make_app
 from agent.metrics_page import metrics_page
+from agent.parts import this_machine
+from agent.telemetry import GpuWatch
 from gateway.port import EnvoySettings
 from gateway.record_line import COLUMNS
 from store.port import StoreSettings, open_store
@@ -23,7 +25,7 @@ def test_the_page_counts_each_request_once(tmp_path):
     log.write_text("")
     store = open_store(StoreSettings("sqlite://"))
     page = metrics_page(EnvoySettings(str(tmp_path)))
-    app = make_app(store, "secret", [].append, lambda: True, page, dict)
+    app = make_app(store, "secret", [].append, lambda: True, page, dict, GpuWatch(this_machine))
     line = "\t".join(LINE.split(" ")) + "\n"
     assert line.count("\t") == len(COLUMNS) - 1
     log.write_text(line * 1000)

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from agent.probes import Probes, warm_up
+from agent.probes import Probes
 
 
 class Clock:
@@ -20,15 +20,10 @@ class Clock:
 
 @pytest.fixture
 def server():
-    """Answers health with a status that the test sets, and completions with 200."""
+    """Answers health with a status that the test sets."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send_response(self.server.status)
-            self.end_headers()
-
-        def do_POST(self):
-            self.server.asked += 1
             self.send_response(self.server.status)
             self.end_headers()
 
@@ -36,7 +31,7 @@ def server():
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    server.status, server.asked = 200, 0
+    server.status = 200
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -74,17 +69,3 @@ def test_unanswered_probes_add_up_until_one_is_answered(server):
     assert probes.health(url)[1] == pytest.approx(5.0)
     server.status = 200
     assert settled(probes, clock, url) == (True, 0.0)
-
-
-def test_warm_up_asks_until_latency_settles_and_says_when_it_fails(server):
-    """At least as many requests as asked for; a bad answer is an error and not a warm engine."""
-    base = f"http://127.0.0.1:{server.server_port}"
-    numbers = warm_up(base, 3)
-    assert 3 <= numbers["requests"] == server.asked <= 12
-    server.status = 500
-    probes = Probes()
-    probes.warm_up("i", base, 1)
-    until = time.monotonic() + 5
-    while (result := probes.warm_up_result("i")) == (None, "") and time.monotonic() < until:
-        time.sleep(0.01)
-    assert result[0] is None and "500" in result[1]

@@ -15,11 +15,13 @@ from cli.parts import parts, render, settings_text
 from cli.preparing import key, only_one, prepare, require_home, require_ports
 from cli.stack import down
 from cli.stack_commands import addresses, row, well
-from cli.stack_status import PartStatus, detail, state_word, status
+from cli.stack_status import PartStatus, detail, gpu_line, instance_detail, state_word, status, waiting
 from configs.environment import MARK, process_environment, settings_file, stack_environment
 from configs.load import load
 from configs.stack import Ports, Stack, StackFile
 from rollout.errors import Conflict, NotFound, Refused
+from rollout.nouns import Health
+from store.port import InstanceState
 
 KEY = "A" * 43 + "="
 STACK = Stack(project=Path("/p"), home=Path("/h"))
@@ -184,3 +186,18 @@ def test_exit_code_looks_at_parts_only(stack: Stack) -> None:
     assert not well([part, PartStatus("worker", None, None, "stopped", None)])
     assert row(part) == ("agent", "ready", 7, 8801, "70 MiB", "")
     assert any(stack.mlflow_url in line for line in addresses(stack))
+
+
+def test_an_instance_tells_its_reason_and_its_warm_up() -> None:
+    """One that waits for a GPU has no process and is shown all the same."""
+    life = InstanceState("chat-v2-0", "chat", 2, 0, "127.0.0.1", 18100, Health.BACKOFF, reason="1 GPU wanted, 0 of 1")
+    assert waiting(life) == PartStatus("chat-v2-0", None, 18100, "backoff", None, "1 GPU wanted, 0 of 1", True)
+    warm = {"requests": 8.0, "settled": 1.0}
+    ready = InstanceState("chat-v2-0", "chat", 2, 0, "127.0.0.1", 18100, Health.READY, warm_up=warm)
+    assert instance_detail("up 3 s", ready) == "up 3 s; warm-up: 8 requests, settled"
+
+
+def test_nothing_is_said_of_gpus_while_no_agent_answers(stack: Stack) -> None:
+    """The status answers also when nothing runs."""
+    quiet = stack.model_copy(update={"ports": Ports(mlflow=5555, agent=1025)})
+    assert gpu_line(quiet) == ""

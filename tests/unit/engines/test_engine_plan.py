@@ -46,7 +46,7 @@ def test_numbers_of_a_plan(tmp_path: Path, tiny: TinyModel) -> None:
     small, large = (kind.plan(tiny.version, replace(SPEC, quantization=q), HARDWARE) for q in ("Q4_0", "F32"))
     more = kind.plan(tiny.version, replace(SPEC, quantization="F32", slots=3), HARDWARE)
     assert small.disk_bytes < large.disk_bytes == more.disk_bytes
-    assert more.memory_bytes - large.memory_bytes == 2 * 2 * 2 * 2 * 64 * 128
+    assert more.memory_bytes - large.memory_bytes == 2 * 2 * 2 * 2 * 64 * 256  # 128 tokens are rounded up
     assert "convert BF16" in large.steps[1] and "quality" not in large.reasons
 
 

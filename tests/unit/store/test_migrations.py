@@ -14,6 +14,7 @@ from store import tables
 from store.database import MIGRATIONS
 from store.port import ServiceState, StoreSettings, open_store
 
+INSTANCE = "'chat-v1-0', 'chat', 1, 0, '127.0.0.1', 18100, 'ready', 7, 0, NULL, 5.0, '', '{}'"
 LEASE = "'chat', 2, 50, 100, 1000, 2000, 'r1'"
 OBSERVED = """'chat', 1, '{"candidate": 2, "canary_permille": 50, "mirror_permille": 100, "from_ms": 1000, \
 "until_ms": 2000, "release": "r1"}', '7', 1.0, ''"""
@@ -37,13 +38,15 @@ def url(tmp_path):
         connection.execute(sa.text("INSERT INTO services VALUES ('chat', 1, 5.0, 1048576, 18100)"))
         connection.execute(sa.text(f"INSERT INTO leases VALUES ({LEASE})"))
         connection.execute(sa.text(f"INSERT INTO observed VALUES ({OBSERVED})"))
+        connection.execute(sa.text(f"INSERT INTO instances VALUES ({INSTANCE})"))
         connection.execute(sa.text("UPDATE revision SET value = 41"))
     return url
 
 
 def test_rows_of_the_first_version_are_kept(url):
-    """Services have no traffic settings, leases no baseline and no more mirrors: as it was before."""
+    """Services have no traffic settings, leases no baseline and no more mirrors, instances no place of their own."""
     store = open_store(StoreSettings(url))
+    assert [(i.id, i.pid, i.placement) for i in store.instances()] == [("chat-v1-0", 7, {})]
     assert store.services() == [ServiceState("chat", 1, 5.0, 1 << 20, 18100)]
     assert store.leases() == {"chat": Lease(2, 50, 100, 1000, 2000, "r1")}
     assert store.observed("chat").lease == Lease(2, 50, 100, 1000, 2000, "r1")

@@ -1,0 +1,12 @@
+"""``roundhouse engine``: engines before, during and after their build. Each command is a module of its own."""
+
+from __future__ import annotations
+
+import typer
+
+from cli.engine_plan import plan
+from cli.engine_preview import preview
+
+app = typer.Typer(help="Engines: what fits where, what will run, what is kept.", no_args_is_help=True)
+app.command()(plan)
+app.command()(preview)
