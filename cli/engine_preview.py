@@ -49,7 +49,7 @@ def preview(
         placement = place(plan.spec, hardware, ())
     except Unavailable as short:
         raise Refused("gpus", gpus, str(short), "ask about a larger machine with --gpus") from short
-    shown = preview_of(kind, plan, placement=placement)
+    shown = preview_of(kind, plan, hardware, placement=placement)
     if as_json:
         show_json(record_of(shown))
     else:

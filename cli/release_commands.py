@@ -11,11 +11,10 @@ import typer
 from cli.follow import follow_release, follow_run
 from cli.prefect_api import PrefectApi
 from cli.screen import out, progress, say, show_json, show_table
+from configs.engine_sources import make_engine
 from configs.files import load_service
 from configs.order import Order, crown, order
 from configs.stack import load_stack
-from engines.hardware import read_hardware
-from engines.port import open_engine
 from model_registry.port import open_registry
 from model_registry.sources import fetch_any
 from rollout.errors import Refused
@@ -33,16 +32,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 
 
 def build(service: Service, model: Model = "", engine: Engine = "", as_json: Json = False) -> None:
-    """Build the engine that a release would use, here and now; a later release finds it.
+    """Have the engine that a release would use, here and now: found, fetched or built; a later release finds it.
 
     Example: `roundhouse build chat models:/smollm2/1 --engine q4_0`
     """
     wanted = checked_order(service, model, engine)
-    kind = open_engine(wanted.spec.kind, wanted.stack.engines())
     with progress(as_json) as report:
         files = fetch_any(wanted.model, wanted.stack.registry(), report, str(wanted.stack.project))
-        hardware = read_hardware(wanted.stack.engines().directory)
-        built = kind.build(kind.plan(files, wanted.spec, hardware), report)
+        built = make_engine(wanted.stack, wanted.spec, files, report, say)
     if as_json:
         show_json(asdict(built))
     else:

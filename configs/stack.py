@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from configs.load import Config, load
 from engines.port import LocalSettings
 from gateway.port import EnvoySettings, Tls, Tracing
 from loadtest.port import LocustSettings
-from model_registry.port import MlflowSettings
+from model_registry.port import MlflowSettings, RemoteSettings
 from platforms.port import DockerSettings, MixedSettings, SupervisorSettings
 from rollout.limits import RESERVED_PORTS
 from store.port import StoreSettings
@@ -69,6 +70,20 @@ class DockerFile(Config):
     url: str = ""
 
 
+class EngineRemoteFile(Config):
+    """A DVC remote that keeps built engines for several machines: a folder (its path from the project), or an address
+    that DVC knows. Credentials belong into the environment or DVC's own configuration."""
+
+    url: Annotated[str, Field(min_length=1)]
+
+    @field_validator("url")
+    @classmethod
+    def _no_secret(cls, url: str) -> str:
+        if "@" in urlsplit(url).netloc:
+            raise ValueError("an address here holds no user or password; give them to DVC's remote by the environment")
+        return url
+
+
 class StackFile(Config):
     """``configs/stack.yaml``."""
 
@@ -78,6 +93,9 @@ class StackFile(Config):
     tls: TlsFile | None = None  # null: plain HTTP
     tracing: TracingFile | None = None  # null: no traces
     docker: DockerFile = DockerFile()
+    engine_cache_gb: Annotated[float, Field(ge=0)] = 200.0  # engines kept on this machine; those in service always stay
+    engine_upload_gb: Annotated[float, Field(ge=0)] = 2.0  # a larger engine is recorded in its run and not kept there
+    engine_remote: EngineRemoteFile | None = None  # null: none
 
 
 class Stack(Config):
@@ -90,6 +108,9 @@ class Stack(Config):
     tls: TlsFile | None = None
     tracing: TracingFile | None = None
     docker: DockerFile = DockerFile()
+    engine_cache_gb: float = 200.0
+    engine_upload_gb: float = 2.0
+    engine_remote: EngineRemoteFile | None = None
 
     @property
     def run(self) -> Path:
@@ -140,6 +161,13 @@ class Stack(Config):
 
     def engines(self) -> LocalSettings:
         return LocalSettings(directory=str(self.home / "engines"))
+
+    def remote(self) -> RemoteSettings | None:
+        """Where engines are kept for other machines too."""
+        if self.engine_remote is None:
+            return None
+        url = self.engine_remote.url
+        return RemoteSettings(url if "://" in url else str(self.project / url))
 
     def platform(self) -> MixedSettings:
         """Where instances run: processes of this machine, containers where their engine names an image."""

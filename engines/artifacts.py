@@ -23,7 +23,7 @@ from rollout.errors import Corrupt
 
 MANIFEST = "manifest.json"
 _BUILDING, _GOING, _INCOMING = ".building", ".going", ".incoming"
-_LOCKS, _USED = ".locks", ".used"
+_LOCKS = ".locks"
 Manifest = dict[str, Any]
 
 
@@ -104,13 +104,14 @@ def adopt(root: Path, source: Path, kind: str, digest: str) -> Manifest:
 
     def fill(building: Path) -> Manifest:
         _move(source, building)
+        paths = _files(building)
         manifest = verify(building)
         if (manifest.get("kind"), manifest["digest"]) != (kind, digest):
-            raise Corrupt(f"{building.name} is engine {manifest.get('kind')} {manifest['digest'][:16]}")
-        extra = set(_files(building)) - {entry["path"] for entry in manifest["files"]}
+            raise Corrupt(f"{building.name} holds engine {manifest.get('kind')} {manifest['digest'][:16]}")
+        extra = set(paths) - {entry["path"] for entry in manifest["files"]}
         if extra:
             raise Corrupt(f"engine {building.name}: {min(extra)} is not in its manifest")
-        _sync_all(building, [*_files(building), MANIFEST])
+        _sync_all(building, [*paths, MANIFEST])
         return manifest
 
     return _once(root, kind, digest, fill)[0]
@@ -135,21 +136,17 @@ def incoming(root: Path, kind: str, digest: str) -> Iterator[Path]:
 
 
 def note_use(directory: Path) -> None:
-    """Note that an engine is used now, for ``shelf.collect``. What is no engine, or cannot be written to, is left."""
-    mark = directory.parent / _USED / directory.name
+    """Note that an engine is used now, for ``shelf.collect``: its manifest is touched, where there is one that can be."""
     with suppress(OSError):
-        if (directory / MANIFEST).is_file():
-            mark.parent.mkdir(exist_ok=True)
-            mark.touch()
+        os.utime(directory / MANIFEST)
 
 
 def used_at(directory: Path) -> float:
     """When it was last used or built, epoch seconds; 0 where nothing tells."""
-    seen = [0.0]
-    for path in (directory.parent / _USED / directory.name, directory / MANIFEST):
-        with suppress(OSError):
-            seen.append(path.stat().st_mtime)
-    return max(seen)
+    try:
+        return (directory / MANIFEST).stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def remove(root: Path, name: str) -> None:
@@ -159,7 +156,6 @@ def remove(root: Path, name: str) -> None:
     with suppress(FileNotFoundError):
         (root / name).rename(going)
     shutil.rmtree(going, ignore_errors=True)
-    (root / _USED / name).unlink(missing_ok=True)
 
 
 def leftovers(root: Path) -> list[Path]:
@@ -208,6 +204,7 @@ def _once(root: Path, kind: str, digest: str, fill: Callable[[Path], Manifest]) 
         remove(root, name)  # only a damaged one can lie here
         building.rename(root / name)
         _sync(root)
+        note_use(root / name)
         return manifest, False
 
 

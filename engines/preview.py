@@ -9,8 +9,9 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+from engines.hardware import Hardware
 from engines.port import BuildPlan, EngineKind, Placement, ServeCommand
 from rollout.command import GIB, Command, Container
 from rollout.nouns import Engine
@@ -48,12 +49,30 @@ class Preview:
     reasons: dict[str, str]
 
 
+@runtime_checkable
+class Foresees(Protocol):
+    """An engine whose server's command depends on the built files or on the machine: it can say it of a plan too."""
+
+    def serve_planned(
+        self, plan: BuildPlan, hardware: Hardware, host: str, port: int, placement: Placement
+    ) -> ServeCommand:
+        """As ``serve_command``, of what is not built yet, on ``hardware``. Raises Refused."""
+
+
 def preview(
-    kind: EngineKind, plan: BuildPlan, host: str = "127.0.0.1", port: int = PORT, placement: Placement = Placement()
+    kind: EngineKind,
+    plan: BuildPlan,
+    hardware: Hardware,
+    host: str = "127.0.0.1",
+    port: int = PORT,
+    placement: Placement = Placement(),
 ) -> Preview:
-    """What ``kind`` would run for that plan. Raises Refused as ``serve_command`` does."""
-    engine = Engine(plan.spec.kind, plan.digest, plan.directory, plan.model.name, 0, 0.0, False)
-    command = kind.serve_command(engine, plan.spec, host, port, placement)
+    """What ``kind`` would run for that plan on that hardware. Raises Refused as ``serve_command`` does."""
+    if isinstance(kind, Foresees):
+        command = kind.serve_planned(plan, hardware, host, port, placement)
+    else:
+        engine = Engine(plan.spec.kind, plan.digest, plan.directory, plan.model.name, 0, 0.0, False)
+        command = kind.serve_command(engine, plan.spec, host, port, placement)
     secrets = secrets_of(plan.spec.environment)
     shown = Preview(
         engine=f"{plan.spec.kind} {plan.spec.version}".strip(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,7 +137,7 @@ def _entry(directory: Path) -> Entry:
         manifest = artifacts.read_manifest(directory)
     except Corrupt as bad:
         damage = str(bad)
-    files = [p.lstat() for p in directory.rglob("*") if not p.is_dir()]
+    size, own = _bytes(directory)
     model = manifest.get("model") or {}
     return Entry(
         directory.name,
@@ -144,10 +145,19 @@ def _entry(directory: Path) -> Entry:
         str(manifest.get("kind") or directory.name.rpartition("-")[0]),
         str(manifest.get("digest", "")),
         str(model.get("uri") or model.get("name") or "") if isinstance(model, dict) else "",
-        sum(seen.st_size for seen in files),
-        sum(seen.st_size for seen in files if seen.st_nlink == 1),
+        size,
+        own,
         float(manifest.get("built_at") or 0.0),
         artifacts.used_at(directory),
         (directory.parent / _PINS / directory.name).exists(),
         damage,
     )
+
+
+def _bytes(directory: Path) -> tuple[int, int]:
+    """Bytes of all files, and of those whose every hard link is here."""
+    seen = [path.lstat() for path in directory.rglob("*") if not path.is_dir()]
+    links = Counter(file.st_ino for file in seen)
+    files = {file.st_ino: file for file in seen}
+    own = sum(file.st_size for inode, file in files.items() if file.st_nlink == links[inode])
+    return sum(file.st_size for file in files.values()), own

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from model_registry.engine_record import FOLDER, version_tags
 from model_registry.files import check
 from model_registry.inspection import inspect_model
 from model_registry.names import check_alias, check_name, parse_uri, version_uri
-from model_registry.port import MemorySettings, Progress, Registered, ReleaseRun
+from model_registry.port import EngineBuild, EngineRun, MemorySettings, Progress, Registered, ReleaseRun
 from model_registry.record import Entry, files_of, to_model_version, to_registered, to_tags
 from rollout.errors import Corrupt, NotFound
 from rollout.nouns import ModelVersion
@@ -19,6 +21,8 @@ class _Kept:
     entries: dict[str, list[Entry]] = field(default_factory=dict)
     folders: dict[str, Path] = field(default_factory=dict)  # by version uri
     runs: list[ReleaseRun] = field(default_factory=list)
+    builds: list[EngineBuild] = field(default_factory=list)
+    engines: dict[str, list[tuple[EngineRun, EngineBuild, Path]]] = field(default_factory=dict)  # by digest
 
 
 _KEPT: dict[str, _Kept] = {}
@@ -28,6 +32,7 @@ class MemoryRegistry:
     """See ``port.ModelRegistry``. Files stay where they are and are checked at every fetch."""
 
     def __init__(self, settings: MemorySettings) -> None:
+        self.cache = Path(settings.cache_directory)
         self.kept = _KEPT.setdefault(settings.cache_directory, _Kept())
 
     def register(self, name: str, directory: str, source: str, progress: Progress) -> Registered:
@@ -77,6 +82,36 @@ class MemoryRegistry:
         """Keep the run; returns its address."""
         self.kept.runs.append(run)
         return f"memory:/runs/{len(self.kept.runs)}"
+
+    def record_build(self, build: EngineBuild) -> EngineRun:
+        """Keep what was built, and tag the model version. Raises NotFound."""
+        self.kept.builds.append(build)
+        run = EngineRun(str(len(self.kept.builds)), f"memory:/builds/{len(self.kept.builds)}")
+        if build.model_uri.startswith("models:/"):
+            named = self.resolve(build.model_uri)
+            self.tag(named.name, named.version, version_tags(build, run))
+        return run
+
+    def put_engine(self, run: EngineRun, build: EngineBuild, progress: Progress) -> None:
+        """A copy of the files in the cache's folder."""
+        folder = self.cache / "builds" / run.id / FOLDER
+        for file in build.files:
+            (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(Path(build.directory) / file.path, folder / file.path)
+        self.kept.engines.setdefault(build.digest, []).append((run, build, folder))
+        progress("sent", 1.0)
+
+    def get_engine(self, digest: str, into: str, progress: Progress) -> EngineRun:
+        """A copy of the newest. Raises NotFound, Corrupt."""
+        if digest not in self.kept.engines:
+            raise NotFound(f"no run keeps engine {digest[:16]}")
+        run, build, folder = self.kept.engines[digest][-1]
+        shutil.copytree(folder, into, dirs_exist_ok=True)
+        try:
+            check(Path(into), build.files, progress)
+        except Corrupt as wrong:
+            raise Corrupt(f"engine {digest[:16]} in run {run.id}: {wrong}") from wrong
+        return run
 
     def _entries(self, name: str) -> list[Entry]:
         if name not in self.kept.entries:

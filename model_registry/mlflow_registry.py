@@ -6,12 +6,14 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model_registry import engine_runs
+from model_registry.engine_record import version_tags
 from model_registry.files import check, digest_of, discard, kept
 from model_registry.inspection import Model, inspect_model
 from model_registry.mlflow_errors import border, use_quiet_client
 from model_registry.mlflow_runs import experiment_of, log_run
 from model_registry.names import check_alias, check_name, parse_uri, version_uri
-from model_registry.port import MlflowSettings, Progress, Registered, ReleaseRun
+from model_registry.port import EngineBuild, EngineRun, MlflowSettings, Progress, Registered, ReleaseRun
 from model_registry.record import Entry, files_of, to_model_version, to_registered, to_tags
 from rollout.errors import Corrupt, NotFound, Refused
 from rollout.nouns import ModelFile, ModelVersion
@@ -100,6 +102,34 @@ class MlflowRegistry:
         """Write a release down in the experiment of its service; returns the address of the run's page."""
         with border(self.uri, run.name):
             return f"{self.uri}/#/{log_run(self.client, run)}"
+
+    def record_build(self, build: EngineBuild) -> EngineRun:
+        """A run in the experiment of engines, named by tags on the model version. Raises NotFound, Unavailable."""
+        with border(self.uri, f"engine {build.digest[:16]}"):
+            run = engine_runs.open_run(self.client, self.uri, build)
+        if build.model_uri.startswith("models:/"):
+            named = self.resolve(build.model_uri)
+            self.tag(named.name, named.version, version_tags(build, run))
+        return run
+
+    def put_engine(self, run: EngineRun, build: EngineBuild, progress: Progress) -> None:
+        """The files become artifacts of the run; a run whose upload broke is marked. Raises NotFound, Unavailable."""
+        with border(self.uri, f"engine {build.digest[:16]}"):
+            try:
+                engine_runs.send(self.client, run.id, build, progress)
+            except BaseException:
+                engine_runs.fail_run(self.client, run.id)
+                raise
+
+    def get_engine(self, digest: str, into: str, progress: Progress) -> EngineRun:
+        """From the newest run that keeps it. Raises NotFound, Corrupt, Unavailable."""
+        with border(self.uri, f"engine {digest[:16]}"):
+            run = engine_runs.newest(self.client, digest)
+        try:
+            with border(self.uri, f"engine {digest[:16]}"):
+                return engine_runs.receive(self.client, self.uri, run, Path(into), progress)
+        except NotFound as gone:
+            raise Corrupt(f"{gone}: a part of it is no longer in the registry's store") from gone
 
     def ensure_webhook(self, url: str, secret: str, events: tuple[str, ...] = (ALIAS_SET,)) -> str:
         """One signed webhook named ``roundhouse`` that tells ``url`` of ``events``; doing it twice changes nothing.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from rollout.nouns import ModelVersion
+from rollout.nouns import ModelFile, ModelVersion
+
+if TYPE_CHECKING:
+    from model_registry.engine_remote import EngineRemote
 
 Progress = Callable[[str, float], None]  # (what is being done, share done 0..1)
 
@@ -55,6 +58,21 @@ class ModelRegistry(Protocol):
     def log_release(self, run: ReleaseRun) -> str:
         """Write down what a release did; returns an address at which a person can read it."""
 
+    def record_build(self, build: EngineBuild) -> EngineRun:
+        """Write down a build: a run with its numbers and its log, and tags on the model version if it is one of ours.
+
+        Raises Unavailable.
+        """
+
+    def put_engine(self, run: EngineRun, build: EngineBuild, progress: Progress) -> None:
+        """Keep the engine's files in the run that built it; all of them or none. Raises Unavailable, NotFound."""
+
+    def get_engine(self, digest: str, into: str, progress: Progress) -> EngineRun:
+        """Write the files of that engine below ``into``, from the newest run that keeps them, checked.
+
+        Raises NotFound when no run does, Corrupt, Unavailable.
+        """
+
 
 @dataclass(frozen=True)
 class ReleaseRun:
@@ -67,6 +85,44 @@ class ReleaseRun:
     files: dict[str, str]  # artifact directory -> local file
     tags: dict[str, str]
     service: str = ""  # runs of one service stand together
+
+
+@dataclass(frozen=True)
+class EngineBuild:
+    """A build that succeeded. ``files`` are all of its directory, ``built_with`` what it is bound to (versions, GPU
+    architecture), ``log`` what the build said, ``pointer`` the text by which a DVC remote knows it (empty: none)."""
+
+    model_uri: str
+    kind: str
+    digest: str
+    directory: str
+    files: tuple[ModelFile, ...]
+    seconds: float
+    built_with: dict[str, str]
+    version: str = ""  # of the engine
+    log: str = ""
+    pointer: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(file.size for file in self.files)
+
+
+@dataclass(frozen=True)
+class EngineRun:
+    """Where a build is written down, and the address at which a person can read it."""
+
+    id: str
+    address: str
+
+
+@dataclass(frozen=True)
+class RemoteSettings:
+    """A DVC remote for engines: a folder, or any address that DVC knows (s3://bucket/path ...)."""
+
+    url: str
+    kind: Literal["dvc"] = "dvc"
 
 
 @dataclass(frozen=True)
@@ -101,3 +157,10 @@ def open_registry(settings: RegistrySettings) -> ModelRegistry:
 
             return MemoryRegistry(settings)
     raise TypeError(f"no registry for settings of type {type(settings).__name__}")
+
+
+def open_remote(settings: RemoteSettings) -> EngineRemote:
+    """The remote for engines that ``settings`` names."""
+    from model_registry.engine_remote import EngineRemote
+
+    return EngineRemote(settings)

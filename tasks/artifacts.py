@@ -5,9 +5,8 @@ from __future__ import annotations
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from configs.engine_sources import make_engine
 from configs.order import Order
-from engines.hardware import read_hardware
-from engines.port import open_engine
 from model_registry.sources import fetch_any
 from rollout.nouns import Engine, ModelVersion
 from store.port import open_store
@@ -30,15 +29,10 @@ def fetch(order: Order) -> ModelVersion:
 
 @task(cache_policy=NO_CACHE, timeout_seconds=6 * 3600)
 def build(order: Order, model: ModelVersion, ticket: Ticket | None = None) -> Engine:
-    """The engine for that model and spec; planned (and refused) before anything is written, built once per digest."""
+    """The engine for that model and spec, from the nearest place that has it, else built; once per digest."""
     if ticket is not None:
         tell(open_store(order.stack.store()), ticket, "build")
-    kind = open_engine(order.spec.kind, order.stack.engines())
-    hardware = read_hardware(order.stack.engines().directory)
-    engine = kind.build(kind.plan(model, order.spec, hardware), _logged())
-    found = "found" if engine.cached else f"built in {engine.build_s:.1f} s"
-    get_run_logger().info("engine %s: %s, %.0f MB", engine.digest[:12], found, engine.size / 1e6)
-    return engine
+    return make_engine(order.stack, order.spec, model, _logged(), get_run_logger().info)
 
 
 def _logged():  # type: ignore[no-untyped-def]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from configs.engine_sources import plan_engine
 from configs.stack import load_stack
-from engines.hardware import read_hardware
-from engines.port import open_engine, spec_of
+from engines.port import spec_of
 from model_registry.port import open_registry
 from model_registry.sources import fetch_any
 from rollout.errors import NotFound
@@ -40,9 +40,8 @@ def renewal(service: str, model: str, champion: str) -> Renewal | None:
     if serving is None or serving.model_uri != named:
         return None
     files = fetch_any(named, stack.registry(), lambda what, share: None)
-    spec = spec_of(serving.spec)
-    kind, hardware = open_engine(spec.kind, stack.engines()), read_hardware(stack.engines().directory)
-    wanted, present = kind.plan(files, spec, hardware).digest, str(serving.engine["digest"])
+    wanted = plan_engine(stack, spec_of(serving.spec), files, lambda what, share: None).digest
+    present = str(serving.engine["digest"])
     reason = f"engine {present[:12]} is in service, a build now makes {wanted[:12]}"
     return None if wanted == present else Renewal(named, serving.engine_name, reason)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from configs.engine_sources import draft_of
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from configs.engine_sources import plan_engine
 from configs.order import Order
 from configs.room import Room, Wanted, room_for
 from engines.hardware import read_hardware
-from engines.port import open_engine
 from rollout.errors import Refused, Unavailable
 from rollout.nouns import ModelVersion
 from store.port import Store, open_store
@@ -27,8 +26,7 @@ def make_room(order: Order, model: ModelVersion, ticket: Ticket) -> Order:
     store, log = open_store(order.stack.store()), get_run_logger()
     tell(store, ticket, "plan")
     hardware = read_hardware(order.stack.engines().directory)
-    draft = draft_of(order.stack, order.spec, lambda what, share: None)
-    plan = open_engine(order.spec.kind, order.stack.engines()).plan(model, order.spec, hardware, draft)
+    plan = plan_engine(order.stack, order.spec, model, lambda what, share: None)
     wanted = Wanted(ticket.service, order.spec, plan.needs, order.service.instances)
     room = room_for(wanted, ticket.stable, store.versions(), store.instances(), hardware)
     log.info("%s: %s", room.plan.way, room.plan.sentence)

@@ -50,6 +50,7 @@ WEIGHTS = {
         WeightFormat("fp8_block", 8, 128, 4 / 128, min_sm=90),  # one 32-bit scale for 128 x 128
         WeightFormat("int8_sq", 8),
         WeightFormat("int8_wo", 8),
+        WeightFormat("int4_wo", 4),
         WeightFormat("int8_gptq", 8, 128, 3.0, vllm_sm=60),
         WeightFormat("int4_awq", 4, 128, _INT4),
         WeightFormat("int4_gptq", 4, 128, _INT4, vllm_sm=60),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from engines.hardware import Hardware
 from engines.llama_build import check_files as check_digests
 from engines.port import (
     BuildPlan,
+    BuildStep,
     Drain,
     EngineSpec,
     LocalSettings,
@@ -79,9 +80,7 @@ class TensorRtLlm:
             spec,
             digest,
             str(directory),
-            ("look up",)
-            if found
-            else ("check digests", *(step.name for step in steps), "verify", "write warm-up requests"),
+            ("look up",) if found else _words(steps),
             disk,
             sized.fit.fixed_bytes + sized.fit.kv_bytes,
             planning.reasons(model, spec, contract, hardware, sized, draft),
@@ -94,9 +93,13 @@ class TensorRtLlm:
     def build(self, plan: BuildPlan, progress: Progress, run: Run | None = None) -> Engine:
         """Make the plan so, once per digest; nothing is left of a build that fails. Raises Corrupt, Unavailable."""
         start = time.monotonic()
-        manifest, found = artifacts.build_once(
-            self._root, plan.spec.kind, plan.digest, lambda directory: self._make(plan, directory, progress, run)
-        )
+        try:
+            manifest, found = artifacts.build_once(
+                self._root, plan.spec.kind, plan.digest, lambda directory: self._make(plan, directory, progress, run)
+            )
+        except OSError as bad:
+            why = f"{bad.strerror or bad}; nothing is left of it, and it needs {plan.disk_bytes / 1e6:.0f} MB there"
+            raise Unavailable(f"the engine could not be written to {self._root}: {why}") from bad
         progress("found" if found else "built", 1.0)
         size = sum(entry["size"] for entry in manifest["files"])
         spent = 0.0 if found else time.monotonic() - start
@@ -112,10 +115,7 @@ class TensorRtLlm:
         told = verify_directory(directory, plan.spec, plan.spec.version)
         progress("write warm-up requests", 0.97)
         samples = any(file.path == SAMPLES_FILE for file in plan.model.files)
-        try:
-            write_requests(plan.model.directory, None, directory / WARM_UP_FILE, plan.spec.context, samples)
-        except OSError as bad:
-            raise Unavailable(f"{WARM_UP_FILE} could not be written: {bad.strerror or bad}") from bad
+        write_requests(plan.model.directory, None, directory / WARM_UP_FILE, plan.spec.context, samples)
         shape = {name: value for name, value in asdict(plan.spec).items() if name not in ("environment", "faults")}
         return {"spec": shape, "built_with": plan.built_with, "built_at": self._now(), "told": told}
 
@@ -187,6 +187,11 @@ class TensorRtLlm:
         """As asked for; else what is installed, where that serves; else the newest release."""
         here = "" if spec.version or spec.container else installed_version(interpreter(self._python))
         return spec.version or here or NEWEST
+
+
+def _words(steps: Sequence[BuildStep]) -> tuple[str, ...]:
+    """What a build does, in words."""
+    return ("check digests", *(step.name for step in steps), "verify", "write warm-up requests")
 
 
 def _as_built(directory: Path, spec: EngineSpec) -> EngineSpec:

@@ -123,9 +123,9 @@ def reasons(
 ) -> dict[str, str]:
     """Why each derived value is what it is, and what is not proven."""
     config = served(spec, contract, container.DRAFT)
-    fit = sized.fit
+    fit, pins = sized.fit, ", ".join(f"{name} {pin}" for name, pin in contract.pins.items())
     told = {
-        "version": f"{contract.version}: facts of the line {contract.line}",
+        "version": f"facts of the line {contract.line}; it asks for {pins}",
         "digest": f"model {model.digest[:12]}{f', draft {draft.digest[:12]}' if draft else ''}, recipe, formats, "
         f"version{', sizes and split, GPU architecture' * (recipe_of(spec) == 'tensorrt')}",
         "memory_bytes": f"{fit.why}; the cache holds {fit.kv_tokens:,} tokens, {fit.sequences} whole requests",

@@ -87,7 +87,7 @@ class Vllm:
             check_converter(one, found)
         guess = small.shape if small else None
         check_model(spec, source.shape, device, hardware, guess)
-        fit = check_fit(source.shape, serve.vllm_demand(spec, device), _seen(device, hardware), guess)
+        fit = check_fit(source.shape, serve.vllm_demand(spec, device, source.shape), _seen(device, hardware), guess)
         return self._planned(spec, hardware, found, source, small, fit)
 
     def _planned(
@@ -193,7 +193,7 @@ class Vllm:
         draft = shape_at(directory / serve.DRAFT) if spec.speculative.method == "draft" else None
         check_machine(spec, device, seen)
         check_model(spec, shape, device, seen, draft)
-        check_fit(shape, serve.vllm_demand(spec, device), seen, draft)
+        check_fit(shape, serve.vllm_demand(spec, device, shape), seen, draft)
         memory = serve.memory_arguments(spec, device, shape, seen, draft)
         return self._command(engine, spec, host, port, placement, found, memory)
 
@@ -212,7 +212,7 @@ class Vllm:
             server = serve.Server(self._python, engine.directory, engine.served_name, host, port, device)
             env = serve.environment(spec, device, placement, str(self._root / ".vllm"))
             return ServeCommand(serve.arguments(server, spec, memory), env, stop, None, placement.cores)
-        server = serve.Server("python3", serve.INSIDE, engine.served_name, host, port, device)
+        server = serve.Server("python3", serve.INSIDE, engine.served_name, serve.EVERYWHERE, port, device)
         box = serve.container(spec.container, _version(spec, found), spec, placement.gpus, engine.directory)
         env = serve.environment(spec, device, placement, "")
         return ServeCommand(serve.arguments(server, spec, memory)[1:], env, stop, box, placement.cores)

@@ -22,7 +22,11 @@ def gguf_dtype(file: GgufFile) -> str:
 def gguf_shape(file: GgufFile) -> ModelShape:
     """The model's shape. Raises Refused for what would not be converted exactly."""
     check_convertible(file)
-    return read_shape(config_of(file))
+    shape = read_shape(config_of(file))
+    if shape.parameters != file.parameters:
+        rule = f"it holds {file.parameters} parameters and {shape.architecture} of its sizes has {shape.parameters}"
+        raise Refused("model file", file.path.name, f"{rule}: some would be lost or made up", _FOLDER)
+    return shape
 
 
 def config_of(file: GgufFile) -> dict[str, Any]:

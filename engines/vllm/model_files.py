@@ -71,7 +71,8 @@ def steps_of(source: Source, folder: str, found: Installed | None) -> tuple[Buil
         return ()
     file, out = str(source.gguf.path), f"{{out}}/{folder}"
     argv = (found.python, "-I", _SCRIPT, file, out, gguf_dtype(source.gguf))
-    return (BuildStep(f"convert {source.gguf.main_type} GGUF to {argv[-1]} safetensors", Command(argv, dict(_QUIET))),)
+    name = f"convert {folder}: {source.gguf.main_type} GGUF to {argv[-1]} safetensors"
+    return (BuildStep(name, Command(argv, dict(_QUIET))),)
 
 
 def check_digests(model: ModelVersion) -> None:

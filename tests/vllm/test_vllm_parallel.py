@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from running_vllm import FIRST, RunningVllm, serving
 
+from engines.hardware import read_hardware
 from engines.port import EngineSpec, Speculative
 from engines.sizing.config_file import shape_at
 from engines.sizing.memory import VLLM_CPU_BLOCK, kv_token_bytes
 from engines.vllm.engine import Vllm
 from engines.vllm.serve import METRICS
-from rollout.nouns import Engine
+from rollout.nouns import Engine, ModelVersion
 
 THREE = replace(FIRST, tensor_parallel=3)
 GUESSING = replace(
@@ -22,7 +23,7 @@ GUESSING = replace(
     slots=3,
     options={"kv_cache_memory_bytes": 100_000_000},
 )
-DRAFTED = replace(FIRST, dtype="bfloat16", speculative=Speculative("draft", "the model itself", 3), context=640)
+DRAFTED = replace(FIRST, speculative=Speculative("draft", "the model itself", 3), context=640)
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +81,14 @@ def test_bytes_that_fill_no_whole_block_are_rounded_down(kind: Vllm, engine: Eng
     """A size of the user's own, 100 MB."""
     expected = _reckoned(kind, engine, GUESSING)
     assert guessing.kv_tokens() == (expected, expected) == (2048, 2048)
+
+
+def test_a_draft_model_changes_no_token(kind: Vllm, model: ModelVersion, greedy: list[str], tmp_path: Path) -> None:
+    """The model guesses for itself: every guess is right, and the answers are what they were. Its own keys and values
+    are reckoned with the model's."""
+    built = kind.build(kind.plan(model, DRAFTED, read_hardware("/tmp"), model), lambda what, share: None)
+    with serving(kind, built, DRAFTED, tmp_path / "log") as running:
+        assert running.greedy() == greedy
+        numbers = running.samples()
+        assert 0 < numbers[METRICS["spec_accepted_total"]][0][1] == numbers[METRICS["spec_drafted_total"]][0][1]
+        assert running.kv_tokens() == (DRAFTED.slots * DRAFTED.context + VLLM_CPU_BLOCK,) * 2

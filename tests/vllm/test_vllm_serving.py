@@ -1,6 +1,5 @@
 """One vLLM server: ready, counted, full, drained."""
 
-import json
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,6 +9,7 @@ from running_engine import CLIENT, events
 from running_vllm import FIRST, RunningVllm, asked, serving
 
 from engines.port import Placement
+from engines.sizing.memory import VLLM_CPU_BLOCK
 from engines.vllm.engine import Vllm
 from engines.vllm.serve import METRICS
 from engines.warm_up import read_requests
@@ -72,10 +72,12 @@ def test_each_name_of_ours_is_one_of_its_numbers(one_rank: RunningVllm, greedy: 
 
 def test_after_sigterm_it_finishes_what_is_open(kind: Vllm, engine: Engine, tmp_path: Path) -> None:
     """An open stream ends whole; meanwhile health still says 200 and new requests fail: so it must be out of rotation
-    before. Its threads were bound to the processors that it was given, and its ranks end with it."""
+    before. Keys and values in 16 bits have the room that was reckoned; threads were bound to the processors that it was
+    given; its ranks end with it."""
     spec = replace(FIRST, dtype="bfloat16", context=1024, slots=3)
     with serving(kind, engine, spec, tmp_path / "log", Placement(cores=(0, 1))) as running:
         assert "local_rank=0, core ids=[0, 1]" in running.log.read_text()
+        assert running.kv_tokens() == (spec.slots * spec.context + VLLM_CPU_BLOCK,) * 2
         long = asked("Once upon a time", max_tokens=300, ignore_eos=True, stream=True)
         with CLIENT.stream("POST", f"{running.base}/v1/completions", json=long) as stream:
             chunks = stream.iter_text()
@@ -87,7 +89,7 @@ def test_after_sigterm_it_finishes_what_is_open(kind: Vllm, engine: Engine, tmp_
         assert text.rstrip().endswith("data: [DONE]") and "error" not in text
         assert sum(bool(event["choices"][0]["text"]) for event in events(text)) > 200
         assert running.process.wait(kind.drain(spec).stop_s) == 0
-        assert json.dumps(_of_group(running.process.pid)) == "[]"
+        assert _of_group(running.process.pid) == []
 
 
 def _of_group(leader: int) -> list[str]:

@@ -15,7 +15,17 @@ from trtllm_specs import SPEC, Place, write_place
 from typer.testing import CliRunner
 
 from cli.main import app
-from engines.port import EngineSpec, LocalSettings, MemorySettings, Placement, open_engine
+from engines.hardware import Hardware
+from engines.memory import MemoryEngine
+from engines.port import (
+    BuildPlan,
+    EngineSpec,
+    LocalSettings,
+    MemorySettings,
+    Placement,
+    ServeCommand,
+    open_engine,
+)
 from engines.preview import docker_line, preview, record_of, text_of
 from engines.trtllm.multinode import Nodes, launch, spread
 from rollout.command import GIB, Container, Mount
@@ -32,7 +42,7 @@ def test_llama_cpp_is_shown_as_a_process(tmp_path: Path) -> None:
     """What it does in words, since it builds without commands; its server's command; its reasons."""
     kind = open_engine("llama_cpp", LocalSettings(str(tmp_path / "engines")))
     plan = kind.plan(write_tiny(tmp_path / "tiny").version, EngineSpec(context=128), hopper(0))
-    shown = preview(kind, plan, placement=Placement(cores=(0, 1)))
+    shown = preview(kind, plan, hopper(0), placement=Placement(cores=(0, 1)))
     assert shown.build == () and shown.steps == plan.steps and not shown.docker and not shown.nodes
     assert "engines.llama_server" in shown.serve and shown.reasons == plan.reasons
     assert all(f"# {step}" in text_of(shown) for step in plan.steps)
@@ -41,8 +51,26 @@ def test_llama_cpp_is_shown_as_a_process(tmp_path: Path) -> None:
 def test_any_engine_can_be_shown(place: Place) -> None:
     """The in-memory one too; the record is plain JSON."""
     kind = open_engine("llama_cpp", MemorySettings())
-    shown = preview(kind, kind.plan(place.model, EngineSpec(), hopper(0)))
+    shown = preview(kind, kind.plan(place.model, EngineSpec(), hopper(0)), hopper(0))
     assert json.loads(json.dumps(record_of(shown)))["serve"].startswith("serve-from-memory")
+
+
+class Foreseeing(MemoryEngine):
+    """An engine whose command follows the machine."""
+
+    def serve_planned(
+        self, plan: BuildPlan, hardware: Hardware, host: str, port: int, placement: Placement
+    ) -> ServeCommand:
+        """As many GPUs as there are."""
+        return ServeCommand(("serve", "--gpus", str(len(hardware.gpus)), "--model", plan.model.name))
+
+
+def test_an_engine_may_say_what_it_would_run_on_a_machine(place: Place) -> None:
+    """Where the command depends on the built files or the machine, the engine is asked with the plan."""
+    kind = Foreseeing()
+    assert (
+        preview(kind, kind.plan(place.model, EngineSpec(), hopper(3)), hopper(3)).serve == "serve --gpus 3 --model tiny"
+    )
 
 
 def test_secrets_are_masked_everywhere(place: Place) -> None:
@@ -50,7 +78,8 @@ def test_secrets_are_masked_everywhere(place: Place) -> None:
     environment = {"HF_TOKEN": "hf_0123456789", "DB_PASSWORD": "pw", "NCCL_DEBUG": "INFO", "MODELOPT_EXAMPLES": "/m"}
     options = {"model_kwargs": {"token": "hf_0123456789"}}
     plan = place.plan(quantization="fp8", environment=environment, options=options)
-    text = text_of(preview(place.kind(), plan)) + json.dumps(record_of(preview(place.kind(), plan)))
+    shown = preview(place.kind(), plan, hopper(1))
+    text = text_of(shown) + json.dumps(record_of(shown))
     assert "hf_0123456789" not in text and "PASSWORD=pw" not in text
     assert "HF_TOKEN=***" in text and "token: ***" in text and "NCCL_DEBUG=INFO" in text
 

@@ -191,6 +191,17 @@ def test_guesses_without_overlap_switch_it_off() -> None:
     assert not off(replace(SPEC, options={"speculative_config": EAGLE}))
 
 
+def test_what_versions_think_of_differently_is_stated() -> None:
+    """A key whose default is not the same in all versions is in the YAML of every version, with the same value."""
+    contracts = [contract_of(version) for version in VERSIONS]
+    shared = set.intersection(*({*contract.keys} for contract in contracts))
+    differing = {name for name in shared if len({repr(c.keys[name].default) for c in contracts}) > 1}
+    stated = [served(replace(SPEC, version=c.version), c).values for c in contracts]
+    assert differing == {"max_beam_width", "fail_fast_on_attention_window_too_large"}
+    assert len({str({name: values[name] for name in sorted(differing)}) for values in stated}) == 1
+    assert all(contract.telemetry == {"TRTLLM_NO_USAGE_STATS": "1"} for contract in contracts)
+
+
 def test_what_is_not_established_is_said() -> None:
     """A flag or key that is only known from a younger version is sent, and named."""
     asked = replace(SPEC, flags=("--chat_template", "x.jinja"), options={"enable_sleep": True})

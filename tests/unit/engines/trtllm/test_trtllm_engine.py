@@ -115,6 +115,14 @@ def test_a_build_is_whole_and_found_again(place: Place, tmp_path: Path) -> None:
     kind.verify(first, hopper(1))
 
 
+def test_an_engine_is_served_by_the_version_that_built_it(place: Place, tmp_path: Path) -> None:
+    """Where the spec names none, whatever is the newest by then."""
+    kind = TensorRtLlm(LocalSettings(str(tmp_path)))
+    engine = kind.build(kind.plan(place.model, replace(SPEC, version="1.1.0"), hopper(1)), quiet)
+    command = kind.serve_command(engine, replace(SPEC, version=""), "127.0.0.1", 18100)
+    assert command.container and command.container.image.endswith(":1.1.0")
+
+
 def test_a_tensorrt_engine_is_refused_on_another_architecture(place: Place, tmp_path: Path) -> None:
     """What was built for Hopper is not served on Ampere, and the refusal says what to do; a checkpoint is."""
     kind = TensorRtLlm(LocalSettings(str(tmp_path)))

@@ -29,7 +29,7 @@ def shown(place: Place, version: str, case: str) -> str:
         return f"refused: {refusal}\n"
     gpus = tuple(f"GPU-{n}" for n in range(plan.needs.devices))
     plan = replace(plan, reasons={name: why for name, why in plan.reasons.items() if name not in _COMPUTED})
-    text = text_of(preview(place.kind(), plan, placement=Placement(gpus=gpus)))
+    text = text_of(preview(place.kind(), plan, hopper(8), placement=Placement(gpus=gpus)))
     for real, stable in ((plan.digest[:16], "DIGEST"), (str(place.root), "/data"), (sys.executable, "python")):
         text = text.replace(real, stable)
     return text

@@ -56,7 +56,7 @@ SPECS = st.builds(
     max_tokens=st.sampled_from([0, 0, 512]),
     chunked_prefill=st.sampled_from([0, 256, 2048]),
     prefix_reuse=st.booleans(),
-    kv_cache_dtype=st.sampled_from(["auto", "fp8", "int8", "nvfp4"]),
+    kv_cache_dtype=st.sampled_from(["auto", "auto", "auto", "fp8", "int8"]),
     speculative=st.builds(Speculative, st.sampled_from(["none", "none", "ngram", "draft"])),
     options=st.fixed_dictionaries({}, optional=OPTIONS),  # type: ignore[arg-type]
     flags=st.sampled_from([(), *FLAGS]),

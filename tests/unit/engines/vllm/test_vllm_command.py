@@ -144,6 +144,7 @@ def test_a_container(tmp_path: Path, tiny: TinyModel) -> None:
     assert (box.shm_bytes, box.entrypoint, box.ulimits["memlock"]) == (64 * GIB, "python3", -1)
     assert [(m.host, m.inside, m.read_only) for m in box.mounts] == [(engine.directory, "/engine", True)]
     assert command.argv[:4] == ("-m", "vllm.entrypoints.openai.api_server", "--model", "/engine/model")
+    assert _after(command, "--host") == "0.0.0.0"  # its port is published on the instance's own address
     assert "CUDA_VISIBLE_DEVICES" not in command.env and "VLLM_CACHE_ROOT" not in command.env
 
 

@@ -4,7 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from gguf import GGUFReader, GGUFWriter
 from stand_in_vllm import vllm_interpreter
 from tiny_models import TinyModel, write_tiny
 
@@ -90,6 +92,14 @@ def test_what_cannot_work_on_gpus_is_refused(
         on_gpu.plan(tiny.version, replace(SPEC, **changes), hardware)
 
 
+def test_a_gpu_without_bfloat16_computes_in_float16(on_gpu: Vllm, tiny: TinyModel) -> None:
+    """A bfloat16 checkpoint on Turing: vLLM converts it, unless bfloat16 is asked for."""
+    turing = replace(GPUS, gpus=(replace(HOPPER[0], compute_capability=(7, 5)),))
+    assert on_gpu.plan(tiny.version, SPEC, turing).digest
+    with pytest.raises(Refused, match=r"dtype.*compute capability 8.0 .Ampere"):
+        on_gpu.plan(tiny.version, replace(SPEC, dtype="bfloat16"), turing)
+
+
 def test_without_vllm_a_plan_says_how_to_get_it(tiny: TinyModel, tmp_path: Path) -> None:
     """Unless a container brings it."""
     bare = Vllm(LocalSettings(str(tmp_path), vllm_python=vllm_interpreter(tmp_path / "bare", "numpy")))
@@ -133,7 +143,7 @@ def test_a_gguf_file_has_the_shape_of_its_folder(on_cpu: Vllm, tmp_path: Path, a
     assert replace(gguf, dtype="bfloat16") == replace(folder, dtype="bfloat16")
     plan = on_cpu.plan(read_local_model(file), SPEC, CPU)
     (step,) = plan.commands
-    assert step.name == "convert BF16 GGUF to bfloat16 safetensors"
+    assert step.name == "convert model: BF16 GGUF to bfloat16 safetensors"
     assert step.command.argv[-3:] == (str(file), "{out}/model", "bfloat16")
 
 
@@ -144,6 +154,27 @@ def test_gguf_that_would_lose_something_is_refused(on_cpu: Vllm, tmp_path: Path)
     open_source(tiny.version).write("tiny", "BF16", tmp_path / "tiny.gguf", lambda what, share: None)
     with pytest.raises(Refused, match=r"rope_freqs.*would be lost.*Hugging Face folder"):
         on_cpu.plan(read_local_model(tmp_path / "tiny.gguf"), SPEC, CPU)
+
+
+def test_gguf_with_tensors_that_its_architecture_lacks_is_refused(on_cpu: Vllm, tmp_path: Path) -> None:
+    """transformers would leave out a Llama's attention biases without a word."""
+    writer = GGUFWriter(tmp_path / "odd.gguf", "llama")
+    tiny = write_tiny(tmp_path / "hf")
+    open_source(tiny.version).write("tiny", "F16", tmp_path / "tiny.gguf", lambda what, share: None)
+    reader = GGUFReader(tmp_path / "tiny.gguf")
+    for field in reader.fields.values():
+        if not field.name.startswith(("GGUF.", "general.architecture")):
+            kinds = field.types
+            writer.add_key_value(field.name, field.contents(), kinds[0], kinds[-1] if len(kinds) > 1 else None)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.add_tensor("blk.0.attn_q.bias", np.ones(256, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(Refused, match=r"parameters and LlamaForCausalLM of its sizes has .*lost or made up"):
+        on_cpu.plan(read_local_model(tmp_path / "odd.gguf"), SPEC, CPU)
 
 
 def test_gguf_needs_its_readers(tmp_path: Path) -> None:
