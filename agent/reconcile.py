@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from agent.lending import lent
 from agent.lifecycle import Bounds, Do, Seen, next_state, not_started
@@ -16,6 +17,7 @@ from agent.parts import Parts
 from agent.placing import placed, placement_of, write_files
 from agent.probes import WarmUp
 from agent.traffic import Traffic
+from engines.artifacts import note_use
 from engines.port import EngineKind, EngineSpec, Needs, open_engine, spec_of
 from platforms.port import InstanceSpec, Running
 from rollout.errors import Conflict, Corrupt, Refused, RoundhouseError, Unavailable
@@ -148,6 +150,8 @@ class Reconciler:
                 wanted = WarmUp(engine.directory, engine.served_name, version.warm_up_requests, spec.context)
                 self._p.probes.warm_up(state.id, _url(state), wanted)
             case Do.STOP:
+                if version is not None:
+                    note_use(Path(version.engine["directory"]))  # of engines kept, those used longest ago go first
                 self._p.platform.stop(state.id)
             case Do.KILL:
                 self._p.platform.kill(state.id)
@@ -155,6 +159,7 @@ class Reconciler:
     def _start(self, state: InstanceState, kind: EngineKind, engine: Engine, spec: EngineSpec) -> None:
         command = kind.serve_command(engine, spec, state.host, state.port, placement_of(state.placement))
         write_files(command.files)
+        note_use(Path(engine.directory))
         self._p.platform.start(
             InstanceSpec(
                 id=state.id,

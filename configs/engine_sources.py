@@ -22,6 +22,7 @@ from rollout.nouns import Engine, ModelFile, ModelVersion
 
 Tell = Callable[[str], None]
 T = TypeVar("T")
+_HERE = "this machine"
 _LOG_BYTES = 4 << 20  # of a build's own log that are kept with its record: the last ones
 
 
@@ -42,15 +43,16 @@ def make_engine(
     ``run`` runs the steps that need a container; None: the stack's Docker. Raises Refused, Corrupt, Unavailable.
     """
     plan = plan_engine(stack, spec, model, progress)
-    came_from = "this machine" if _here(stack, plan) else bring(stack, plan, progress, tell)
+    came_from = _HERE if _here(stack, plan) else bring(stack, plan, progress, tell)
     steps = _Steps(progress)
     engine = open_engine(spec.kind, stack.engines()).build(plan, steps, run or container_runner(stack, progress))
     if engine.cached:
-        tell(f"engine {plan.digest[:12]} found: {came_from or 'this machine, built meanwhile'}")
+        tell(f"engine {plan.digest[:12]} found: {came_from or 'another process built it meanwhile'}")
     else:
         tell(f"engine {plan.digest[:12]} built in {engine.build_s:.1f} s, {engine.size / 1e6:.0f} MB")
         write_down(stack, plan, engine, steps.text(), progress, tell)
-    _try("the engines' size bound", lambda: tidy(stack, tell, {plan.digest: "built just now"}), tell)
+    if came_from != _HERE:
+        _try("the engines' size bound", lambda: tidy(stack, tell, {plan.digest: "made just now"}), tell)
     return engine
 
 

@@ -79,8 +79,8 @@ class EngineRemoteFile(Config):
     @field_validator("url")
     @classmethod
     def _no_secret(cls, url: str) -> str:
-        if "@" in urlsplit(url).netloc:
-            raise ValueError("an address here holds no user or password; give them to DVC's remote by the environment")
+        if urlsplit(url).password is not None:
+            raise ValueError("an address here holds no password; give it to DVC by the environment")
         return url
 
 

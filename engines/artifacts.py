@@ -136,7 +136,7 @@ def incoming(root: Path, kind: str, digest: str) -> Iterator[Path]:
 
 
 def note_use(directory: Path) -> None:
-    """Note that an engine is used now, for ``shelf.collect``: its manifest is touched, where there is one that can be."""
+    """Note that an engine is used now, for ``shelf.collect``: its manifest is touched, where one can be."""
     with suppress(OSError):
         os.utime(directory / MANIFEST)
 

@@ -6,12 +6,13 @@ import hashlib
 from pathlib import Path
 
 from engines.artifacts import sha256_of
+from engines.sizing.config_file import shape_at
 from engines.sources import open_source
 from engines.warm_up import SAMPLES_FILE
-from rollout.errors import NotFound
+from rollout.errors import NotFound, Refused
 from rollout.nouns import ModelFile, ModelVersion
 
-_WANTED = (".safetensors", ".json", ".jinja", ".txt")
+_WANTED = (".safetensors", ".json", ".jinja", ".txt", ".model")
 
 
 def read_local_model(place: Path, name: str = "") -> ModelVersion:
@@ -26,7 +27,7 @@ def read_local_model(place: Path, name: str = "") -> ModelVersion:
     digest = hashlib.sha256("".join(f"{f.path} {f.sha256}\n" for f in files).encode()).hexdigest()
     kind = "gguf" if ggufs else "safetensors"
     bare = ModelVersion(name or place.stem, "0", place.resolve().as_uri(), str(directory), files, kind, "", 0, digest)
-    facts = open_source(bare).facts
+    architecture, parameters = _facts(bare)
     return ModelVersion(
         bare.name,
         "0",
@@ -34,8 +35,20 @@ def read_local_model(place: Path, name: str = "") -> ModelVersion:
         bare.directory,
         files,
         kind,
-        facts.architecture,
-        facts.parameters,
+        architecture,
+        parameters,
         digest,
         {"source": "local files"},
     )
+
+
+def _facts(model: ModelVersion) -> tuple[str, int]:
+    """Architecture and parameters: as llama.cpp has them, else by config.json alone, which other engines go by."""
+    try:
+        facts = open_source(model).facts
+    except Refused:
+        if model.format == "gguf":
+            raise
+        shape = shape_at(Path(model.directory))
+        return shape.family, shape.parameters
+    return facts.architecture, facts.parameters

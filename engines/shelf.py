@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from rollout.errors import Corrupt, NotFound, Refused
 
 IDLE_S = 900.0  # a release may be about to start what was looked up just now
 _PINS = ".pins"
+_NAME = re.compile(r"\w+-[0-9a-f]{16}")  # ``artifacts.directory_name``: whatever else lies there is left alone
 
 
 @dataclass(frozen=True)
@@ -44,19 +46,18 @@ class Fate:
 
 def entries(root: Path) -> list[Entry]:
     """All engines below ``root``, the one that was used last first. Nothing is hashed."""
-    busy = {path.name for path in artifacts.leftovers(root)}
-    found = [p for p in root.glob("*-*") if p.is_dir() and p.name not in busy and not p.name.startswith(".")]
+    found = [path for path in root.glob("*-*") if _NAME.fullmatch(path.name) and path.is_dir()]
     return sorted((_entry(path) for path in found), key=lambda entry: -entry.used_at)
 
 
 def named(root: Path, digest: str) -> Entry:
     """The engine whose digest, or directory's name, begins so. Raises NotFound, Refused where several do."""
     there = entries(root)
-    asked = [e for e in there if digest and (e.digest.startswith(digest) or e.name.startswith(digest))]
+    asked = [e for e in there if digest and any(n.startswith(digest) for n in (e.digest, e.name, _short(e)))]
     if not asked:
         raise NotFound(f"no engine {digest!r} is kept here; there are: {', '.join(e.name for e in there) or 'none'}")
     if len(asked) > 1:
-        raise Refused("digest", digest, f"{len(asked)} engines begin so", f"write more of one: {asked[0].digest[:16]}")
+        raise Refused("digest", digest, f"{len(asked)} engines begin so", f"write more of one: {asked[0].name}")
     return asked[0]
 
 
@@ -128,7 +129,11 @@ def _stays(entry: Entry, keep: Mapping[str, str], now: float, idle_s: float) -> 
 
 def _same_place(entry: Entry, digest: str) -> bool:
     """A damaged one may not know its digest; its directory's name does."""
-    return bool(entry.damage) and entry.name.endswith(f"-{digest[:16]}")
+    return bool(entry.damage) and _short(entry) == digest[:16]
+
+
+def _short(entry: Entry) -> str:
+    return entry.name.rpartition("-")[2]
 
 
 def _entry(directory: Path) -> Entry:

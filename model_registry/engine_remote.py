@@ -70,7 +70,8 @@ class EngineRemote:
             _end(process)
         if process.returncode:
             lines = wrong.strip().splitlines() or ["it said nothing"]
-            raise _ERRORS.get(process.returncode, Unavailable)(f"the DVC remote {self.url}: {lines[-1]}")
+            kind = _ERRORS.get(process.returncode, Unavailable)
+            raise kind(f"the DVC remote {self.url}: {lines[-1].removeprefix(f'{kind.__name__}: ')}")
         return dict(json.loads(said.strip().splitlines()[-1]))
 
 

@@ -6,6 +6,7 @@ A run keeps an engine when it has the tag ``roundhouse.engine.files``, which is 
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,7 +84,8 @@ def newest(client: MlflowClient, digest: str) -> Run:
 def receive(client: MlflowClient, uri: str, run: Run, into: Path, progress: Progress) -> EngineRun:
     """The engine's files of a run, compared with the list that was recorded. Raises Corrupt, NotFound."""
     run_id, subject = run.info.run_id, f"engine {run.data.tags[ENGINE][:16]} in run {run.info.run_id}"
-    text = _download(client, run_id, LIST, into.parent).read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix="roundhouse-") as aside:
+        text = _download(client, run_id, LIST, Path(aside)).read_text(encoding="utf-8")
     files = read_list(text, run.data.tags[FILES], subject)
     total, got = sum(file.size for file in files) or 1, 0
     for file in files:

@@ -28,18 +28,13 @@ REMOTE = "engines"
 
 def main() -> int:
     """Do one transfer; the exit status."""
-    from dvc.exceptions import DvcException
-
     asked = json.load(sys.stdin)
     answered, sys.stdout = sys.stdout, sys.stderr  # DVC talks
     try:
         told = transfer(**asked)
-    except RoundhouseError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except (DvcException, OSError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return 1
+    except Exception as error:  # each storage's library has its own
+        print(" ".join(f"{type(error).__name__}: {error}".split()), file=sys.stderr)
+        return error.exit_code if isinstance(error, RoundhouseError) else 1
     print(json.dumps(told), file=answered)
     return 0
 
@@ -47,7 +42,7 @@ def main() -> int:
 def transfer(verb: str, url: str, name: str, work: str, directory: str) -> dict[str, Any]:
     """``put`` a directory, ``look`` what is there, or ``get`` it; ``work`` is a folder for DVC's repository.
 
-    Raises NotFound, Corrupt, DvcException, OSError.
+    Raises NotFound, Corrupt, and whatever DVC and the storage's own library raise.
     """
     repository = _repository(Path(work) / "repository", url)
     match verb:
@@ -84,14 +79,12 @@ def _put(repository: Repo, name: str, directory: str) -> str:
 
 
 def _get(repository: Repo, name: str) -> str:
-    from dvc.exceptions import DvcException
-
     text = _pointer(repository, name)
     _outs(text, name)
     Path(POINTER).write_text(text, encoding="utf-8")
     try:
         repository.pull()
-    except DvcException:
+    except Exception:
         _mend(repository, name)
         raise
     for path in Path(OUT).rglob("*"):  # DVC protects what it links

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from model_samples import tiny_folder, tiny_gguf
 from running_mlflow import Server, running_mlflow
 
-from model_registry.port import MemorySettings, MlflowSettings, ModelRegistry, Registered, ReleaseRun, open_registry
+from model_registry.files import hash_files, list_files
+from model_registry.port import (
+    EngineBuild,
+    EngineRun,
+    MemorySettings,
+    MlflowSettings,
+    ModelRegistry,
+    Registered,
+    ReleaseRun,
+    open_registry,
+)
 from rollout.errors import Corrupt, NotFound, Refused
 
 
@@ -22,6 +32,7 @@ class Subject:
     registry: ModelRegistry
     name: str
     tamper: Callable[[Registered], None]
+    stored: Callable[[EngineRun, str], Path]  # where a file of an engine is kept
 
     def register(self, folder: Path) -> Registered:
         return self.registry.register(self.name, str(folder), "a test", quiet)
@@ -43,10 +54,20 @@ def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Subject:
     name, folder = f"m-{uuid.uuid4().hex[:8]}", tmp_path / "tiny"
     if request.param == "memory":
         registry = open_registry(MemorySettings(str(tmp_path)))
-        return Subject(registry, name, lambda made: flip(folder / "tiny.gguf"))
+        return Subject(
+            registry,
+            name,
+            lambda made: flip(folder / "tiny.gguf"),
+            lambda run, path: tmp_path / "builds" / run.id / "engine" / path,
+        )
     server: Server = request.getfixturevalue("mlflow")
     registry = open_registry(MlflowSettings(server.uri, str(tmp_path / "cache")))
-    return Subject(registry, name, lambda made: flip(next(server.home.rglob(f"{made.run_id}/**/tiny.gguf"))))
+    return Subject(
+        registry,
+        name,
+        lambda made: flip(next(server.home.rglob(f"{made.run_id}/**/tiny.gguf"))),
+        lambda run, path: next(server.home.rglob(f"{run.id}/artifacts/engine")) / path,
+    )
 
 
 @pytest.fixture
@@ -176,3 +197,79 @@ def test_a_release_is_written_down(subject: Subject, tmp_path: Path) -> None:
     files = {"plots": str(tmp_path / "plot.txt")}
     run = ReleaseRun("r1", {"a": 1}, (("share", 0, 50.0),), {"verdict.md": "# ok"}, files, {"k": "v"}, "chat")
     assert subject.registry.log_release(run) != subject.registry.log_release(run)
+
+
+def _engine(folder: Path, model_uri: str = "models:/none/1", content: bytes = b"weights") -> EngineBuild:
+    """A built engine with a folder in it, of a digest that nobody had before."""
+    (folder / "model" / "deep").mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    (folder / "model" / "deep" / "weights").write_bytes(content)
+    files = hash_files(folder, list_files(folder), quiet)
+    digest = uuid.uuid4().hex * 2
+    return EngineBuild(
+        model_uri, "llama_cpp", digest, str(folder), files, 12.34, {"engine": "x 1"}, "x 1", "quantise\n"
+    )
+
+
+def test_an_engine_comes_back_from_the_run_that_built_it(subject: Subject, tmp_path: Path) -> None:
+    """Every file, those in folders too, byte for byte, by the engine's digest alone."""
+    build = _engine(tmp_path / "e", "hf:somebody/model")
+    run = subject.registry.record_build(build)
+    subject.registry.put_engine(run, build, quiet)
+    assert subject.registry.get_engine(build.digest, str(tmp_path / "got" / "engine"), quiet) == run
+    assert list_files(tmp_path / "got" / "engine") == ["manifest.json", "model/deep/weights"]
+    assert (tmp_path / "got" / "engine" / "model" / "deep" / "weights").read_bytes() == b"weights"
+
+
+def test_an_engine_that_no_run_keeps_is_not_found(subject: Subject, tmp_path: Path) -> None:
+    """Neither one that was never built, nor one whose build was recorded and whose files were not sent."""
+    build = _engine(tmp_path / "e", "dvc:models/m")
+    for _ in range(2):
+        with pytest.raises(NotFound, match=build.digest[:16]):
+            subject.registry.get_engine(build.digest, str(tmp_path / "got" / "engine"), quiet)
+        subject.registry.record_build(build)
+
+
+def test_the_newest_of_two_builds_is_handed_out(subject: Subject, tmp_path: Path) -> None:
+    """A build that was made because the one before was damaged takes its place."""
+    first, second = _engine(tmp_path / "1"), _engine(tmp_path / "2", content=b"better!")
+    runs = []
+    for build in (first, replace(second, digest=first.digest)):
+        build = replace(build, model_uri="sample")
+        runs.append(subject.registry.record_build(build))
+        subject.registry.put_engine(runs[-1], build, quiet)
+    assert subject.registry.get_engine(first.digest, str(tmp_path / "got" / "engine"), quiet) == runs[1]
+    assert (tmp_path / "got" / "engine" / "model" / "deep" / "weights").read_bytes() == b"better!"
+
+
+def test_a_damaged_engine_is_refused(subject: Subject, tmp_path: Path) -> None:
+    """A bit that was flipped in the store is named; a file that is missing there is."""
+    build = _engine(tmp_path / "e", "sample")
+    run = subject.registry.record_build(build)
+    subject.registry.put_engine(run, build, quiet)
+    flip(subject.stored(run, "model/deep/weights"))
+    with pytest.raises(Corrupt, match=r"model/deep/weights has sha256"):
+        subject.registry.get_engine(build.digest, str(tmp_path / "got" / "engine"), quiet)
+    subject.stored(run, "model/deep/weights").unlink()
+    with pytest.raises(Corrupt, match=build.digest[:16]):
+        subject.registry.get_engine(build.digest, str(tmp_path / "again" / "engine"), quiet)
+
+
+def test_a_build_is_told_on_the_model_version(subject: Subject, tiny: Path, tmp_path: Path) -> None:
+    """Seconds, bytes, digest, fingerprint, version and the address of the log stand on the version as tags."""
+    made = subject.register(tiny)
+    build = replace(_engine(tmp_path / "e", made.uri), pointer="outs: []")
+    run = subject.registry.record_build(build)
+    tags = dict(subject.registry.resolve(made.uri).tags)
+    short = f"roundhouse.engine.{build.digest[:16]}"
+    assert (tags["roundhouse.build.seconds"], tags["roundhouse.build.bytes"]) == ("12.3", "9")
+    assert (tags["roundhouse.build.digest"], tags["roundhouse.build.version"]) == (build.digest, "x 1")
+    assert tags["roundhouse.build.fingerprint"] == '{"engine": "x 1"}'
+    assert tags["roundhouse.build.log"] == run.address
+    assert (tags[short], tags[f"{short}.dvc"]) == (run.id, "outs: []")
+
+
+def test_a_build_of_a_model_that_is_gone_is_not_found(subject: Subject, tmp_path: Path) -> None:
+    """Its record names a version that must exist."""
+    with pytest.raises(NotFound):
+        subject.registry.record_build(_engine(tmp_path / "e", f"models:/{subject.name}/7"))

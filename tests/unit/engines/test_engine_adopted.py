@@ -39,7 +39,7 @@ def test_files_in_folders_are_in_the_manifest(tmp_path: Path, elsewhere: Path) -
     paths = [entry["path"] for entry in verify(elsewhere)["files"]]
     assert paths == ["model/config.json", "model/deep/rank0.engine"]
     (elsewhere / "model" / "deep" / "rank0.engine").write_bytes(b"Weights")
-    with pytest.raises(Corrupt, match="model/deep/rank0.engine has sha256"):
+    with pytest.raises(Corrupt, match=r"model/deep/rank0.engine has sha256"):
         verify(elsewhere)
 
 

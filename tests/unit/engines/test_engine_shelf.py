@@ -43,9 +43,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_entries_tell_what_there_is(root: Path) -> None:
-    """The one used last comes first, with its model, its bytes and its times; locks and logs are no engines."""
+    """The one used last comes first, with its model, its bytes and its times; what else lies there is no engine."""
     (root / ".logs").mkdir()
-    (root / "notes").mkdir()
+    (root / "llama_cpp-my-notes").mkdir()
     first, *rest = entries(root)
     assert [first.digest, *(e.digest for e in rest)] == DIGESTS
     assert (first.kind, first.model, first.built_at, first.used_at) == ("llama_cpp", "models:/m/1", 5.0, NOW - 2000)
@@ -57,8 +57,9 @@ def test_a_damaged_engine_is_told_and_goes_first(root: Path) -> None:
     """However large the bound is: nothing finds it any more."""
     (root / directory_name("llama_cpp", DIGESTS[0]) / "model" / "weights").write_bytes(b"short")
     assert "has 5 bytes" in entries(root)[0].damage
-    gone = [fate.entry.digest for fate in collect(root, {}, 10**12, NOW) if fate.goes]
-    assert gone == [DIGESTS[0]] and _there(root) == set(DIGESTS[1:])
+    assert named(root, "aa") == entries(root)[0]
+    gone = [fate.entry.name for fate in collect(root, {}, 10**12, NOW) if fate.goes]
+    assert gone == [directory_name("llama_cpp", DIGESTS[0])] and _there(root) == set(DIGESTS[1:])
 
 
 def test_the_ones_used_longest_ago_go_until_the_rest_is_within_the_bound(root: Path) -> None:
