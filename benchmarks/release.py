@@ -24,6 +24,7 @@ from cli.demo import MODEL, SERVICE, Demo, _forget_last_time, _start_client
 from cli.follow import follow_release
 from cli.prefect_api import PrefectApi
 from cli.stack import up
+from configs.engine_sources import plan_engine
 from configs.order import order
 from configs.stack import Stack, load_stack
 from engines.port import open_engine
@@ -112,7 +113,8 @@ def cached_build(uri: str) -> tuple[float, float]:
     ours, limit = [], []
     for _ in range(9):
         began = time.perf_counter()
-        engine = kind.build(kind.plan(model, wanted.spec), lambda what, share: None)
+        plan = plan_engine(wanted.stack, wanted.spec, model, lambda what, share: None)
+        engine = kind.build(plan, lambda what, share: None)
         ours.append(time.perf_counter() - began)
         began = time.perf_counter()
         for file in Path(engine.directory).iterdir():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from engines import artifacts
 from engines.gguf_file import read_gguf
 from engines.port import BuildPlan, Progress
+from engines.recorded import check_digests, told
 from engines.sources import Facts, open_source
 from engines.warm_up import SAMPLES_FILE, WARM_UP_FILE, write_requests
 from rollout.errors import Corrupt, Refused
@@ -24,7 +24,7 @@ def make(plan: BuildPlan, directory: Path, progress: Progress) -> artifacts.Mani
     progress("check digests", 0.0)
     models = [(plan.model, MODEL_FILE), *([(plan.draft, DRAFT_FILE)] if plan.draft else [])]
     for model, _ in models:
-        check_files(model)
+        check_digests(model)
     for number, (model, name) in enumerate(models):
         _convert(model, plan.spec.quantization, directory / name, _part(progress, number, len(models)))
     progress("verify", 0.95)
@@ -35,9 +35,9 @@ def make(plan: BuildPlan, directory: Path, progress: Progress) -> artifacts.Mani
         "architecture": source.facts.architecture,
         "parameters": source.facts.parameters,
         "derived_from": source.derived_from(plan.spec.quantization),
-        "model": _told(plan.model),
+        "model": told(plan.model),
     }
-    return {**facts, "draft": _told(plan.draft)} if plan.draft else facts
+    return {**facts, "draft": told(plan.draft)} if plan.draft else facts
 
 
 def has_samples(model: ModelVersion) -> bool:
@@ -53,29 +53,6 @@ def _convert(model: ModelVersion, quantization: str, out: Path, progress: Progre
     source = open_source(model)
     source.write(model.name, quantization, out, progress)
     check_output(out, source.facts)
-
-
-def _told(model: ModelVersion) -> dict[str, Any]:
-    files = [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in model.files]
-    return {
-        "name": model.name,
-        "version": model.version,
-        "uri": model.uri,
-        "digest": model.digest,
-        "files": files,
-    }
-
-
-def check_files(model: ModelVersion) -> None:
-    """The files that are about to be built from are those of the record. Raises Corrupt."""
-    for file in model.files:
-        path = Path(model.directory) / file.path
-        found = artifacts.sha256_of(path) if path.is_file() else "missing"
-        if found != file.sha256:
-            raise Corrupt(
-                f"model {model.name} version {model.version}: {file.path} is {found[:12]} and its record "
-                f"says {file.sha256[:12]}; resolve the model again"
-            )
 
 
 def check_output(out: Path, facts: Facts) -> None:

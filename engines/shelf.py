@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import time
 from collections import Counter
@@ -19,8 +21,8 @@ _NAME = re.compile(r"\w+-[0-9a-f]{16}")  # ``artifacts.directory_name``: whateve
 
 @dataclass(frozen=True)
 class Entry:
-    """An engine directory. ``own_bytes`` go when it goes; files that are hard links of others do not. Times are epoch
-    seconds. ``damage`` says what is wrong with it, empty: it is whole as far as sizes tell."""
+    """An engine directory. ``own_bytes`` go when it goes: hard links of a registry's files do not, what engines
+    share is shared out. Times are epoch seconds. ``damage``: what is wrong; empty: it is whole as sizes tell."""
 
     name: str
     directory: str
@@ -47,7 +49,9 @@ class Fate:
 def entries(root: Path) -> list[Entry]:
     """All engines below ``root``, the one that was used last first. Nothing is hashed."""
     found = [path for path in root.glob("*-*") if _NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted((_entry(path) for path in found), key=lambda entry: -entry.used_at)
+    files = {path: _files(path) for path in found}
+    links = Counter(file.st_ino for mine in files.values() for file in mine)
+    return sorted((_entry(path, files[path], links) for path in found), key=lambda entry: -entry.used_at)
 
 
 def named(root: Path, digest: str) -> Entry:
@@ -136,13 +140,13 @@ def _short(entry: Entry) -> str:
     return entry.name.rpartition("-")[2]
 
 
-def _entry(directory: Path) -> Entry:
+def _entry(directory: Path, files: list[os.stat_result], links: Counter[int]) -> Entry:
     damage, manifest = "", {}
     try:
         manifest = artifacts.read_manifest(directory)
     except Corrupt as bad:
         damage = str(bad)
-    size, own = _bytes(directory)
+    size, own = _bytes(files, links)
     model = manifest.get("model") or {}
     return Entry(
         directory.name,
@@ -159,10 +163,19 @@ def _entry(directory: Path) -> Entry:
     )
 
 
-def _bytes(directory: Path) -> tuple[int, int]:
-    """Bytes of all files, and of those whose every hard link is here."""
-    seen = [path.lstat() for path in directory.rglob("*") if not path.is_dir()]
-    links = Counter(file.st_ino for file in seen)
-    files = {file.st_ino: file for file in seen}
-    own = sum(file.st_size for inode, file in files.items() if file.st_nlink == links[inode])
-    return sum(file.st_size for file in files.values()), own
+def _files(directory: Path) -> list[os.stat_result]:
+    """Of every file; one that somebody removes meanwhile is gone."""
+    found = []
+    for path in directory.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            if not path.is_dir():
+                found.append(path.lstat())
+    return found
+
+
+def _bytes(files: list[os.stat_result], links: Counter[int]) -> tuple[int, int]:
+    """Bytes of all files, and its share of those whose every hard link is in an engine (``links``: how many are)."""
+    here = Counter(file.st_ino for file in files)
+    once = {file.st_ino: file for file in files}
+    own = sum(f.st_size * here[i] // links[i] for i, f in once.items() if f.st_nlink == links[i])
+    return sum(file.st_size for file in once.values()), own

@@ -10,7 +10,6 @@ from pathlib import Path
 from engines import artifacts
 from engines.checks import check_disk, check_draft_given, check_port
 from engines.hardware import Hardware
-from engines.llama_build import check_files as check_digests
 from engines.port import (
     BuildPlan,
     BuildStep,
@@ -27,6 +26,7 @@ from engines.port import (
     Usage,
     spec_of,
 )
+from engines.recorded import check_digests, told
 from engines.steps import build_in
 from engines.trtllm import container, metrics, planning, serve
 from engines.trtllm.contract import NEWEST, Contract, contract_of
@@ -112,12 +112,19 @@ class TensorRtLlm:
             check_digests(model)
         build_in(plan, directory, lambda what, share: progress(what, 0.9 * share), run)
         progress("verify", 0.92)
-        told = verify_directory(directory, plan.spec, plan.spec.version)
+        verified = verify_directory(directory, plan.spec, plan.spec.version)
         progress("write warm-up requests", 0.97)
         samples = any(file.path == SAMPLES_FILE for file in plan.model.files)
-        write_requests(plan.model.directory, None, directory / WARM_UP_FILE, plan.spec.context, samples)
+        write_requests(plan.model.directory, None, directory / WARM_UP_FILE, samples=samples)
         shape = {name: value for name, value in asdict(plan.spec).items() if name not in ("environment", "faults")}
-        return {"spec": shape, "built_with": plan.built_with, "built_at": self._now(), "told": told}
+        return {
+            "spec": shape,
+            "model": told(plan.model),
+            **({"draft": told(plan.draft)} if plan.draft else {}),
+            "built_with": plan.built_with,
+            "built_at": self._now(),
+            "told": verified,
+        }
 
     def verify(self, engine: Engine, hardware: Hardware) -> None:
         """Its files are those that were built, and these GPUs can serve them. Raises Corrupt, Refused."""

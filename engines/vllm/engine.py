@@ -26,6 +26,7 @@ from engines.port import (
     ServeCommand,
     Usage,
 )
+from engines.recorded import check_digests, told
 from engines.sizing.config_file import shape_at
 from engines.sizing.fit import Fit, check_fit, tokens_per_step
 from engines.sizing.measure import gib
@@ -37,12 +38,10 @@ from engines.vllm.interpreter import Device, Installed, installed, interpreter_o
 from engines.vllm.model_files import (
     Source,
     check_converter,
-    check_digests,
     check_written,
     link,
     open_model,
     steps_of,
-    told,
 )
 from engines.vllm.rules import check_machine, check_model, check_version, check_vllm, world
 from engines.warm_up import SAMPLES_FILE, WARM_UP_FILE, check_samples, write_requests
@@ -195,6 +194,19 @@ class Vllm:
         check_model(spec, shape, device, seen, draft)
         check_fit(shape, serve.vllm_demand(spec, device, shape), seen, draft)
         memory = serve.memory_arguments(spec, device, shape, seen, draft)
+        return self._command(engine, spec, host, port, placement, found, memory)
+
+    def serve_planned(
+        self, plan: BuildPlan, hardware: Hardware, host: str, port: int, placement: Placement
+    ) -> ServeCommand:
+        """The same of what is planned on ``hardware`` and not built yet. Raises Refused."""
+        check_port(port)
+        spec, found = plan.spec, installed(self._python)
+        device = _device(spec, found)
+        draft = open_model(plan.draft).shape if plan.draft else None
+        seen = _seen(device, serve.given(hardware, placement))
+        memory = serve.memory_arguments(spec, device, open_model(plan.model).shape, seen, draft)
+        engine = Engine(spec.kind, plan.digest, plan.directory, plan.model.name, 0, 0.0, False)
         return self._command(engine, spec, host, port, placement, found, memory)
 
     def _command(

@@ -6,9 +6,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from engines.artifacts import sha256_of
 from engines.gguf_file import GgufFile, read_gguf
 from engines.port import BuildStep
 from engines.sizing.config_file import shape_at
@@ -75,18 +73,6 @@ def steps_of(source: Source, folder: str, found: Installed | None) -> tuple[Buil
     return (BuildStep(name, Command(argv, dict(_QUIET))),)
 
 
-def check_digests(model: ModelVersion) -> None:
-    """The files are those of the record. Raises Corrupt."""
-    for file in model.files:
-        path = Path(model.directory) / file.path
-        found = sha256_of(path) if path.is_file() else "missing"
-        if found != file.sha256:
-            raise Corrupt(
-                f"model {model.name} version {model.version}: {file.path} is {found[:12]} and its record says "
-                f"{file.sha256[:12]}; resolve the model again"
-            )
-
-
 def link(model: ModelVersion, folder: Path) -> None:
     """Its recorded files, as hard links where the file system allows and as copies elsewhere."""
     for file in model.files:
@@ -105,9 +91,3 @@ def check_written(folder: Path, shape: ModelShape) -> None:
     written = shape_at(folder)
     if written.parameters != shape.parameters:
         raise Corrupt(f"the build wrote {written.parameters} parameters and the model has {shape.parameters}")
-
-
-def told(model: ModelVersion) -> dict[str, Any]:
-    """What a manifest says of a model."""
-    files = [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in model.files]
-    return {"name": model.name, "version": model.version, "uri": model.uri, "digest": model.digest, "files": files}
