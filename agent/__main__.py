@@ -12,6 +12,7 @@ import time
 import uvicorn
 
 from agent.app import make_app, prefect_emitter
+from agent.machine import Machine
 from agent.metrics_page import metrics_page
 from agent.parts import Parts
 from agent.probes import Probes
@@ -89,14 +90,16 @@ def main() -> int:
         log.error("another agent already runs on %s", stack.home)
         return 4
     store = open_store(stack.store())
-    loop = Loop(Reconciler(_parts(stack, store)), stack.gateway())
+    machine = Machine(lambda: read_hardware(str(stack.home)), str(stack.home))
+    threading.Thread(target=machine.keep_looking, name="hardware", daemon=True).start()
+    loop = Loop(Reconciler(_parts(stack, store, machine)), stack.gateway())
     loop.start()
     recorder = (stack.gateway(), threading.Event())
     threading.Thread(target=keep_recorder, args=recorder, name="calls", daemon=True).start()
     secret = (stack.secrets / "mlflow-webhook").read_text().strip()
     watch = _watch(stack, store)
     threading.Thread(target=watch.keep_looking, name="watch", daemon=True).start()
-    gpus = GpuWatch(lambda: read_hardware(str(stack.home)))
+    gpus = GpuWatch(machine.last)
     threading.Thread(target=gpus.keep_looking, name="gpus", daemon=True).start()
     emit, metrics = prefect_emitter(stack.prefect_api), metrics_page(stack.gateway(), GpuMetrics(gpus.readings))
     app = make_app(store, secret, emit, loop.alive, metrics, watch.page, gpus)
@@ -104,7 +107,7 @@ def main() -> int:
     return 0
 
 
-def _parts(stack: Stack, store: Store) -> Parts:
+def _parts(stack: Stack, store: Store, machine: Machine) -> Parts:
     return Parts(
         store=store,
         platform=open_platform(stack.platform()),
@@ -114,6 +117,7 @@ def _parts(stack: Stack, store: Store) -> Parts:
         probes=Probes(),
         ports=range(stack.ports.engines_from, stack.ports.engines_to + 1),
         host=stack.host,
+        hardware=machine.last,
     )
 
 

@@ -9,20 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from store.port import InstanceState, Release, VersionState
+from store.port import Release, VersionState
+from store.steer import loans
 
 
-def lent(
-    versions: Iterable[VersionState], releases: Iterable[Release], instances: Iterable[InstanceState]
-) -> list[VersionState]:
-    """The versions with as many instances as they may have now."""
-    alive = {(i.service, i.version) for i in instances}
-    borrowed = {
-        (release.service, release.stable_before): release.borrowed
-        for release in releases
-        if release.borrowed and (release.phase.active or (release.service, release.candidate) in alive)
-    }
-    return [
-        replace(v, instances=max(0, v.instances - borrowed.get((v.service, v.number), 0))) if v.instances else v
-        for v in versions
-    ]
+def lent(versions: Iterable[VersionState], unsettled: Iterable[Release]) -> list[VersionState]:
+    """The versions with as many instances as they may have now; ``unsettled`` are the store's releases of that name."""
+    borrowed = loans(unsettled)
+    return [replace(v, instances=max(0, v.instances - borrowed.get((v.service, v.number), 0))) for v in versions]

@@ -9,9 +9,12 @@ from platforms.port import ProcessState, Running
 from rollout.nouns import Health
 from store.port import InstanceState
 
+TRY_AGAIN_S = 0.5  # where a start did not fail by the instance's own fault
 HUNG_AFTER_S = 6.0  # of unanswered health checks, of an instance that was ready
 CALM_AFTER_S = 60.0  # of being ready, after which earlier restarts are forgotten
 MAX_BACKOFF_S = 30.0
+WARM_S = 600.0  # of warming up, more than its own bounds add up to; then it is ended from outside
+KILL_AGAIN_S = 1.0  # after which a process that should be dead is killed once more: the first may have been lost
 
 
 class Do(StrEnum):
@@ -43,6 +46,7 @@ class Bounds:
 
     load_s: float = 120.0
     drain_s: float = 30.0
+    warm_s: float = WARM_S
 
 
 def backoff_s(restarts: int) -> float:
@@ -58,7 +62,7 @@ def next_state(
         case Health.STARTING:
             return _starting(now, instance, seen, wanted, bounds)
         case Health.WARMING:
-            return _warming(now, instance, seen, wanted)
+            return _warming(now, instance, seen, wanted, bounds)
         case Health.READY:
             return _ready(now, instance, seen, wanted)
         case Health.DRAINING:
@@ -82,7 +86,7 @@ def _starting(now: float, i: InstanceState, seen: Seen, wanted: bool, bounds: Bo
     return replace(i, pid=seen.process.pid), Do.NOTHING
 
 
-def _warming(now: float, i: InstanceState, seen: Seen, wanted: bool) -> tuple[InstanceState, Do]:
+def _warming(now: float, i: InstanceState, seen: Seen, wanted: bool, bounds: Bounds) -> tuple[InstanceState, Do]:
     if not wanted:
         return _to(now, i, Health.DRAINING, "no longer wanted"), Do.STOP
     if _gone(seen):
@@ -91,6 +95,8 @@ def _warming(now: float, i: InstanceState, seen: Seen, wanted: bool) -> tuple[In
         return _dead(now, i, seen, f"warm-up failed: {seen.warm_up_error}"), Do.KILL
     if seen.warm_up is not None:
         return replace(_to(now, i, Health.READY), warm_up=seen.warm_up), Do.NOTHING
+    if now - i.since > bounds.warm_s:
+        return _dead(now, i, seen, f"not warmed up within {bounds.warm_s:g} s"), Do.KILL
     return i, Do.WARM_UP
 
 
@@ -119,15 +125,19 @@ def _draining(now: float, i: InstanceState, seen: Seen, bounds: Bounds) -> tuple
 def _backing_off(now: float, i: InstanceState, seen: Seen, wanted: bool) -> tuple[InstanceState, Do]:
     if not wanted:
         return _to(now, i, Health.DRAINING, i.reason), Do.STOP
-    if now < (i.retry_at or 0.0) or (seen.process is not None and seen.process.state is not ProcessState.EXITED):
+    if now < (i.retry_at or 0.0):
         return i, Do.NOTHING
+    if seen.process is not None and seen.process.state is not ProcessState.EXITED:
+        return replace(i, retry_at=now + KILL_AGAIN_S), Do.KILL
     return replace(_to(now, i, Health.STARTING, i.reason), restarts=i.restarts + 1, retry_at=None, pid=None), Do.START
 
 
-def not_started(now: float, instance: InstanceState, reason: str) -> InstanceState:
-    """One that could not even be started, waiting for the next try."""
-    waiting = _to(now, instance, Health.BACKOFF, reason)
-    return replace(waiting, pid=None, retry_at=now + backoff_s(instance.restarts))
+def not_started(now: float, instance: InstanceState, reason: str, counts: bool = True) -> InstanceState:
+    """One that could not even be started, waiting for the next try. ``counts``: as a death of it, with longer waits."""
+    waiting = replace(_to(now, instance, Health.BACKOFF, reason), pid=None)
+    if counts:
+        return replace(waiting, retry_at=now + backoff_s(instance.restarts))
+    return replace(waiting, restarts=max(0, instance.restarts - 1), retry_at=now + TRY_AGAIN_S)
 
 
 def _gone(seen: Seen) -> bool:
@@ -141,4 +151,6 @@ def _to(now: float, instance: InstanceState, health: Health, reason: str = "") -
 def _dead(now: float, instance: InstanceState, seen: Seen, reason: str) -> InstanceState:
     status = seen.process.exit_status if seen.process else None
     told = f"{reason} (exit status {status})" if status is not None else reason
+    if seen.process and seen.process.reason:
+        told = f"{told}: {seen.process.reason}"
     return replace(_to(now, instance, Health.BACKOFF, told), retry_at=now + backoff_s(instance.restarts))

@@ -36,4 +36,4 @@ class Parts:
     host: str = "127.0.0.1"
     clock: Callable[[], float] = time.time
     port_free: Callable[[int, str], bool] = is_free
-    hardware: Callable[[], Hardware] = this_machine
+    hardware: Callable[[], Hardware] = this_machine  # of an agent that must not wait for a driver: ``Machine.last``

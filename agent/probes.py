@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,7 +10,8 @@ from dataclasses import dataclass
 
 import httpx
 
-from agent.warm_up import PLAIN, SILENCE_S, ask_over, warm_up
+from agent.asking import REQUEST_S, SILENCE_S, NotAccepted, ask_over
+from agent.warm_up import PLAIN, warm_up
 from engines.warm_up import read_requests
 from rollout.errors import RoundhouseError
 
@@ -32,10 +34,10 @@ class Probes:
     def __init__(self, clock: Callable[[], float] = time.monotonic, every_s: float = 0.5) -> None:
         self._clock, self._every_s = clock, every_s
         self._askers = ThreadPoolExecutor(max_workers=16, thread_name_prefix="probe")
-        self._warmers = ThreadPoolExecutor(max_workers=8, thread_name_prefix="warm-up")
+        self._warmers = ThreadPoolExecutor(max_workers=32, thread_name_prefix="warm-up")
         self._http = httpx.Client(timeout=httpx.Timeout(2.0, connect=1.0), trust_env=False)
         self._health: dict[str, _Health] = {}
-        self._warm: dict[str, Future[dict[str, float]]] = {}
+        self._warm: dict[str, tuple[Future[dict[str, float]], threading.Event]] = {}  # with what gives it up
 
     def health(self, url: str) -> tuple[bool, float]:
         """(whether the last probe was answered with 200, seconds since the first one in a row that was not)."""
@@ -50,11 +52,12 @@ class Probes:
     def warm_up(self, instance_id: str, base_url: str, wanted: WarmUp) -> None:
         """Start a warm-up, unless one of this instance is under way."""
         if instance_id not in self._warm:
-            self._warm[instance_id] = self._warmers.submit(run_warm_up, base_url, wanted)
+            ended = threading.Event()
+            self._warm[instance_id] = self._warmers.submit(run_warm_up, base_url, wanted, ended.is_set), ended
 
     def warm_up_result(self, instance_id: str) -> tuple[dict[str, float] | None, str]:
         """(numbers once it is done, error)."""
-        future = self._warm.get(instance_id)
+        future, _ = self._warm.get(instance_id, (None, None))
         if future is None or not future.done():
             return None, ""
         del self._warm[instance_id]
@@ -66,7 +69,10 @@ class Probes:
     def forget(self, url: str, instance_id: str) -> None:
         """Of an instance that is started anew or gone: what was known of the old process means nothing."""
         self._health.pop(url, None)
-        self._warm.pop(instance_id, None)
+        future, ended = self._warm.pop(instance_id, (None, None))
+        if future is not None and ended is not None:
+            ended.set()
+            future.cancel()  # where it has not begun
 
     def _ask(self, url: str) -> bool:
         try:
@@ -85,9 +91,18 @@ class WarmUp:
     context: int = 0  # tokens of one request; 0: whatever the engine's requests are
 
 
-def run_warm_up(base_url: str, wanted: WarmUp) -> dict[str, float]:
-    """``warm_up.warm_up`` over HTTP. Raises Unavailable, Corrupt."""
-    samples = read_requests(wanted.engine_directory, wanted.context) or PLAIN
+def run_warm_up(
+    base_url: str, wanted: WarmUp, given_up: Callable[[], bool] = lambda: False, most_s: float = REQUEST_S
+) -> dict[str, float]:
+    """``warm_up.warm_up`` over HTTP, each request within ``most_s``; with plain requests where the engine accepts none
+    of its own. Raises Unavailable, Corrupt."""
+    own = read_requests(wanted.engine_directory, wanted.context)
     timeout = httpx.Timeout(SILENCE_S, connect=5.0)
     with httpx.Client(base_url=base_url, timeout=timeout, trust_env=False) as http:
-        return warm_up(samples, wanted.least, ask_over(http, wanted.model))
+        ask = ask_over(http, wanted.model, given_up, most_s)
+        try:
+            return warm_up(own or PLAIN, wanted.least, ask)
+        except NotAccepted:
+            if not own:
+                raise
+        return {**warm_up(PLAIN, wanted.least, ask), "skipped": float(len(own))}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -17,16 +18,18 @@ from agent.parts import Parts
 from agent.placing import placed, placement_of, write_files
 from agent.probes import WarmUp
 from agent.traffic import Traffic
+from agent.warm_up import unsettled
 from engines.artifacts import note_use
 from engines.port import EngineKind, EngineSpec, Needs, open_engine, spec_of
 from platforms.port import InstanceSpec, Running
-from rollout.errors import Conflict, Corrupt, Refused, RoundhouseError, Unavailable
+from rollout.errors import Conflict, RoundhouseError, Unavailable
 from rollout.limits import RESERVED_PORTS
 from rollout.nouns import Engine, Health, Phase
 from store.port import Event, InstanceState, VersionState
 from store.steer import STALE_S
 
 log = logging.getLogger("roundhouse.agent")
+PATIENCE_S = 5.0  # with a platform that does not answer, before a start that it did not do counts as a death
 LOST_AFTER_S = 15.0  # after a lease's end, a release that has not renewed it counts as lost
 
 
@@ -37,6 +40,7 @@ class Reconciler:
         self._p = parts
         self._traffic = Traffic(parts, self._note)
         self._inherited = True  # what stands in the store was written before this agent began
+        self._unavailable: dict[str, float] = {}  # instance -> since when what should start it does not answer
 
     def tick(self) -> None:
         """One look and what follows from it. Raises nothing that a later tick could mend; it is logged."""
@@ -56,7 +60,7 @@ class Reconciler:
     def _move_instances(self) -> None:
         running = self._p.platform.running()
         known = self._p.store.instances()
-        room = lent(self._p.store.versions(), self._p.store.releases(), known)
+        room = lent(self._p.store.versions(), self._p.store.unsettled())
         versions = {(v.service, v.number): v for v in room}
         for instance in [*known, *self._added(versions, known)]:
             version = versions.get((instance.service, instance.version))
@@ -110,7 +114,7 @@ class Reconciler:
         state, action = next_state(self._p.clock(), instance, seen, wanted, bounds)
         if action is Do.START and version is not None:
             state = self._placed(state, version)
-            action = Do.START if state.placement else Do.NOTHING
+            action = Do.START if state.health is Health.STARTING else Do.NOTHING
         if action is Do.REMOVE:
             self._remove(instance)
             return
@@ -120,7 +124,7 @@ class Reconciler:
             self._note(
                 instance.service,
                 "instance",
-                f"{instance.id}: {instance.health} -> {state.health} {state.reason}".strip(),
+                f"{instance.id}: {instance.health} -> {state.health} {state.reason or unsettled(state)}".strip(),
             )
         self._do(action, state, version, kind, spec)
 
@@ -140,11 +144,7 @@ class Reconciler:
         match action:
             case Do.START if version is not None:
                 self._p.probes.forget(_url(state) + kind.readiness(spec).path, state.id)
-                try:
-                    self._start(state, kind, Engine(**version.engine), spec)
-                except (Refused, Corrupt, OSError) as error:  # as if it had died at once: each try counts
-                    self._p.store.put_instance(not_started(self._p.clock(), state, str(error)))
-                    self._note(state.service, "instance", f"{state.id}: could not be started: {error}")
+                self._try_to_start(state, version, kind, spec)
             case Do.WARM_UP if version is not None:
                 engine = Engine(**version.engine)
                 wanted = WarmUp(engine.directory, engine.served_name, version.warm_up_requests, spec.context)
@@ -156,10 +156,29 @@ class Reconciler:
             case Do.KILL:
                 self._p.platform.kill(state.id)
 
+    def _try_to_start(self, state: InstanceState, version: VersionState, kind: EngineKind, spec: EngineSpec) -> None:
+        """What fails counts as a death; what does not answer, only once it has not for a while. Raises Conflict."""
+        now = self._p.clock()
+        try:
+            self._start(state, kind, Engine(**version.engine), spec)
+        except Conflict:
+            raise
+        except Exception as error:
+            if not isinstance(error, RoundhouseError | OSError):
+                log.exception("%s could not be started", state.id)
+            first = self._unavailable.setdefault(state.id, now)
+            counts = not isinstance(error, Unavailable) or now - first > PATIENCE_S
+            self._p.store.put_instance(not_started(now, state, str(error) or type(error).__name__, counts))
+            if counts or first == now:
+                self._note(state.service, "instance", f"{state.id}: could not be started: {error}")
+        else:
+            self._unavailable.pop(state.id, None)
+
     def _start(self, state: InstanceState, kind: EngineKind, engine: Engine, spec: EngineSpec) -> None:
         command = kind.serve_command(engine, spec, state.host, state.port, placement_of(state.placement))
         write_files(command.files)
-        note_use(Path(engine.directory))
+        with suppress(OSError, ValueError):  # only the order in which engines are removed depends on it
+            note_use(Path(engine.directory))
         self._p.platform.start(
             InstanceSpec(
                 id=state.id,
@@ -176,6 +195,7 @@ class Reconciler:
     def _remove(self, instance: InstanceState) -> None:
         self._p.platform.remove(instance.id)
         self._p.store.drop_instance(instance.id)
+        self._unavailable.pop(instance.id, None)
         self._p.probes.forget(_url(instance) + "/health", instance.id)
         self._note(instance.service, "instance", f"{instance.id}: stopped {instance.reason}".strip())
 
@@ -193,7 +213,7 @@ class Reconciler:
     def _end_silent_releases(self) -> None:
         """Whose process is gone before it held a lease, or after."""
         now = self._p.clock()
-        for release in self._p.store.releases():
+        for release in self._p.store.unsettled():
             if release.phase.active and now - release.beat_at > STALE_S:
                 told = f"its process was not heard of for {now - release.beat_at:.0f} s; all traffic is on stable"
                 self._end(release.service, release.id, told)

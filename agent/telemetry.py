@@ -17,6 +17,7 @@ from engines.hardware import Hardware
 from rollout.errors import Unavailable
 
 LOOK_S = 1.0
+AGAIN_S = 60.0
 LOOKS = 300  # after which the driver is opened anew: GPUs may have been parted, lost or added
 log = logging.getLogger("roundhouse.agent")
 
@@ -35,16 +36,23 @@ class GpuWatch:
         self.readings = Readings()
 
     def keep_looking(self) -> None:
-        """Look again and again; without a GPU say so once, and end."""
+        """Look again and again. What hinders is told once and tried again each minute: a driver may be loaded late."""
+        told = ""
         while True:
             try:
                 self.look(LOOKS)
-            except Unavailable as error:
-                if not self.readings.gpus():
-                    log.info("no GPU: %s", error)
-                    return
-                log.warning("the GPUs are not watched: %s", error)
-                self._sleep(60 * LOOK_S)
+                told = ""
+            except Exception as error:  # whatever it is: a thread that ended unseen would never look again
+                if str(error) != told:
+                    self._tell(error)
+                told = str(error)
+                self._sleep(AGAIN_S)
+
+    def _tell(self, error: Exception) -> None:
+        if isinstance(error, Unavailable) and not self.readings.gpus():
+            log.info("no GPU: %s", error)
+        else:
+            log.warning("the GPUs are not watched: %s", error, exc_info=not isinstance(error, Unavailable))
 
     def look(self, times: int) -> None:
         """So many looks, a second apart. Raises Unavailable where there is no GPU."""

@@ -7,38 +7,21 @@ the engine keeps them; what is reported as settled is that.
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from time import monotonic
 
-import httpx
-
-from engines.warm_up import WarmUpRequest, settled
+from agent.asking import NotAccepted, Timing
+from engines.warm_up import WarmUpRequest, settled, size_of
 from rollout.errors import Unavailable
+from rollout.nouns import Health
+from store.port import InstanceState
 
 _PROMPTS = ("The railway line", "Once upon a time there was", "To build an engine you need", "The capital of France is")
 PLAIN = tuple(WarmUpRequest(prompt, 8) for prompt in _PROMPTS)  # for an engine directory that has none
 MOST_ROUNDS = 16  # of one length, unless more requests are asked for
 MOST_S = 180.0  # after which no further request is begun
-SILENCE_S = 120.0  # without a byte: the first request may compile kernels
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One answer. ``tokens``: of the answer, as the engine counts them, else its pieces; times from the send."""
-
-    ttft_s: float
-    total_s: float
-    tokens: int
-    prompt_tokens: int = 0  # 0: the engine did not tell
-
-    @property
-    def tpot_s(self) -> float | None:
-        """Time per output token after the first; None where there was only one."""
-        return (self.total_s - self.ttft_s) / (self.tokens - 1) if self.tokens > 1 else None
 
 
 @dataclass
@@ -68,23 +51,38 @@ def warm_up(
     samples: Sequence[WarmUpRequest],
     least: int,
     ask: Callable[[WarmUpRequest], Timing],
-    clock: Callable[[], float] = time.monotonic,
+    clock: Callable[[], float] = monotonic,
     most_s: float = MOST_S,
 ) -> dict[str, float]:
     """Ask until ``least`` requests were answered and each length has settled, or its rounds or ``most_s`` are used up.
 
-    Returns ``numbers_of``. Raises what ``ask`` raises, and Unavailable when no request got a single token.
+    Returns ``numbers_of``. A request that the engine does not accept is left out. Raises NotAccepted when it accepts
+    none, Unavailable when no request got a single token, and what else ``ask`` raises.
     """
-    began, lengths, asked = clock(), by_length(samples), 0
+    began, lengths, asked, skipped = clock(), by_length(samples), 0, 0
     while asked < least or _unsettled(lengths):
-        for length in _unsettled(lengths) or lengths:
+        for length in _unsettled(lengths) or list(lengths):
             if asked and clock() - began >= most_s:
-                return numbers_of(lengths, clock() - began)
-            length.answers.append(ask(length.next()))
-            asked += 1
-        if asked >= len(samples) and not any(answer.tokens for length in lengths for answer in length.answers):
+                return numbers_of(lengths, clock() - began, skipped)
+            try:
+                length.answers.append(ask(length.next()))
+            except NotAccepted:
+                skipped += 1
+                _leave_out(length, lengths)
+                if not lengths:
+                    raise
+            asked = sum(len(length.answers) for length in lengths)
+        if asked >= len(samples) - skipped and not any(a.tokens for length in lengths for a in length.answers):
             raise Unavailable(f"all {asked} answers were empty: the engine generates nothing")
-    return numbers_of(lengths, clock() - began)
+    return numbers_of(lengths, clock() - began, skipped)
+
+
+def _leave_out(length: _Length, lengths: list[_Length]) -> None:
+    """The request that comes next in a length; what was measured of its others began in other rounds."""
+    length.requests.remove(length.next())
+    length.answers.clear()
+    if not length.requests:
+        lengths.remove(length)
 
 
 def _unsettled(lengths: Sequence[_Length]) -> list[_Length]:
@@ -99,18 +97,31 @@ def by_length(samples: Sequence[WarmUpRequest]) -> list[_Length]:
     return [_Length(found[size]) for size in sorted(found)]
 
 
-def size_of(request: WarmUpRequest) -> int:
-    """Tokens of its prompt; where nobody counted them, a quarter of its letters."""
-    return request.tokens or max(1, len(request.prompt or request.messages) // 4)
+def unsettled(instance: InstanceState) -> str:
+    """What is to be said of the warm-up of an instance that is ready: that it did not settle, or was not accepted."""
+    numbers, told = instance.warm_up, []
+    if instance.health is not Health.READY:
+        return ""
+    if numbers.get("settled") == 0:
+        asked = f"{numbers.get('requests', 0):.0f} requests in {numbers.get('seconds', 0):.0f} s"
+        told.append(f"its latency had not settled after {asked}")
+    if skipped := numbers.get("skipped"):
+        told.append(f"it does not accept {skipped:.0f} of its model's request samples")
+    return f"({'; '.join(told)})" if told else ""
 
 
-def numbers_of(lengths: Sequence[_Length], seconds: float) -> dict[str, float]:
-    """requests, settled (0 or 1), seconds; then of each length ``p<tokens of the prompt>_`` with requests, first_s,
-    last_s (median of the last two), ttft_first_s, ttft_s, tpot_s, settled."""
+def numbers_of(lengths: Sequence[_Length], seconds: float, skipped: int = 0) -> dict[str, float]:
+    """requests, settled (0 or 1), seconds, skipped (requests that were not accepted, where there were any).
+
+    Then of each length ``p<tokens of the prompt>_`` with requests, first_s, last_s (median of the last two),
+    ttft_first_s, ttft_s, tpot_s, settled.
+    """
     asked = [length for length in lengths if length.answers]
     numbers = {"requests": float(sum(len(length.answers) for length in asked)), "seconds": seconds}
     numbers["settled"] = float(all(length.settled for length in lengths))
     numbers["first_s"], numbers["last_s"] = asked[0].answers[0].total_s, asked[-1].answers[-1].total_s
+    if skipped:
+        numbers["skipped"] = float(skipped)
     for length in asked:
         told = max(answer.prompt_tokens for answer in length.answers)
         name, answers = f"p{told or size_of(length.requests[0])}", length.answers
@@ -124,60 +135,3 @@ def numbers_of(lengths: Sequence[_Length], seconds: float) -> dict[str, float]:
         if tpot:
             numbers[f"{name}_tpot_s"] = median(tpot)
     return numbers
-
-
-def ask_over(http: httpx.Client, model: str) -> Callable[[WarmUpRequest], Timing]:
-    """One request to an OpenAI server, streamed so that the first token's time is seen.
-
-    What it gives raises Unavailable with the server's own words for anything but a good answer to its end.
-    """
-
-    def ask(request: WarmUpRequest) -> Timing:
-        path, body = request.sent_as(model)
-        streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
-        began = time.perf_counter()
-        try:
-            with http.stream("POST", path, json=streamed) as answer:
-                if answer.status_code != 200:
-                    answer.read()
-                    raise Unavailable(f"{path} answered {answer.status_code}: {answer.text[:300].strip()}")
-                return read_stream(answer.iter_lines(), lambda: time.perf_counter() - began)
-        except httpx.HTTPError as error:
-            raise Unavailable(f"{path}: {type(error).__name__}: {error}") from error
-
-    return ask
-
-
-def read_stream(lines: Iterator[str], elapsed: Callable[[], float]) -> Timing:
-    """The times of one stream of server-sent events. Raises Unavailable for an error in it or an end without [DONE]."""
-    ttft, total, pieces, usage = None, 0.0, 0, {}
-    for line in lines:
-        data = line.removeprefix("data:").strip()
-        if not line.startswith("data:") or not data:
-            continue
-        if data == "[DONE]":
-            total = total or elapsed()
-            tokens = int(usage.get("completion_tokens") or pieces)
-            return Timing(total if ttft is None else ttft, total, tokens, int(usage.get("prompt_tokens") or 0))
-        event = _event(data)
-        usage = event.get("usage") or usage
-        if any(map(text_of, event.get("choices") or ())):
-            pieces, total = pieces + 1, elapsed()
-            ttft = total if ttft is None else ttft
-    raise Unavailable("the answer ended without [DONE]")
-
-
-def _event(data: str) -> Mapping[str, Any]:
-    try:
-        event = json.loads(data)
-    except ValueError as error:
-        raise Unavailable(f"the answer holds what is no JSON: {data[:100]}") from error
-    if not isinstance(event, dict) or event.get("error"):
-        raise Unavailable(f"the engine answered with an error: {data[:300]}")
-    return event
-
-
-def text_of(choice: Mapping[str, Any]) -> str:
-    """The new text of one choice of a completion or a chat, a model's thoughts included."""
-    delta = choice.get("delta") or {}
-    return str(choice.get("text") or delta.get("content") or delta.get("reasoning_content") or "")

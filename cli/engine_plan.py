@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,10 +17,11 @@ from engines.sizing import table
 from engines.sizing.config_file import shape_at
 from engines.sizing.fit import vllm_utilization
 from engines.sizing.gpu_catalogue import hardware_of
-from engines.sizing.measure import demand_of
+from engines.sizing.measure import Demand, demand_of
 from engines.sizing.plan import Plan, plan_on
 from engines.sizing.shape import ModelShape
 from engines.sizing.together import Together, devices_of, occupant, plan_together
+from engines.vllm.rules import ONLINE
 from model_registry.sources import fetch_any
 from rollout.errors import Refused
 
@@ -59,14 +60,15 @@ def plan(
     if spec.kind == "llama_cpp":
         rule = "llama.cpp is sized by its GGUF file, when it is built"
         raise Refused("engine", spec.kind, rule, "use an engine file of vllm or tensorrt_llm")
-    told = plan_on(shape, demand_of(spec), hardware, not (engine_file or tensor_parallel), spec.recipe)
+    told = plan_on(shape, _demand(spec), hardware, not (engine_file or tensor_parallel), spec.recipe)
     both = _together(told, beside, instances, as_json) if beside and not told.refusal else None
+    refusal = told.refusal or (of_release(both) if both else None)
     if as_json:
-        show_json(_record(told, both))
+        show_json(_record(told, both, refusal))
     else:
         _show(told, both)
-    if told.refusal:
-        raise told.refusal
+    if refusal:
+        raise refusal
 
 
 def read_model(model: str, quiet: bool = False) -> ModelShape:
@@ -79,6 +81,12 @@ def read_model(model: str, quiet: bool = False) -> ModelShape:
     return shape_at(path)
 
 
+def _demand(spec: EngineSpec) -> Demand:
+    """vLLM's own names of what it quantises while loading are sizing's."""
+    known = ONLINE.get(spec.quantization, spec.quantization) if spec.kind == "vllm" else spec.quantization
+    return replace(demand_of(spec), weights=known)
+
+
 def _together(told: Plan, beside: str, instances: int, quiet: bool) -> Together:
     """The candidate beside the model in service, each with its own recommended split. Raises Refused."""
     stable = plan_on(read_model(beside, quiet), told.demand, told.hardware)
@@ -89,6 +97,15 @@ def _together(told: Plan, beside: str, instances: int, quiet: bool) -> Together:
         occupant("candidate", told.shape, told.demand, 1),
         devices_of(told.hardware),
     )
+
+
+def of_release(both: Together) -> Refused | None:
+    """What a release makes of a way that it does not go (``tasks/room.py``)."""
+    if both.way != "stop-start":
+        return None
+    rule = f"{both.sentence}; a release refuses that: it never takes the only version out of service"
+    fix = "choose smaller weights, fewer instances or a shorter context, or add a GPU"
+    return Refused("beside", both.way, rule, fix)
 
 
 def _show(told: Plan, both: Together | None) -> None:
@@ -104,13 +121,13 @@ def _show(told: Plan, both: Together | None) -> None:
         out.print(f"together: {both.way}: {both.sentence}")
 
 
-def _record(told: Plan, both: Together | None) -> dict[str, Any]:
+def _record(told: Plan, both: Together | None, refusal: Refused | None) -> dict[str, Any]:
     """The answer for a script; bytes are of the fullest GPU."""
     found = told.option.fit
     utilization = vllm_utilization(found, found.gpu_bytes) if told.demand.engine == "vllm" else None
     return {
-        "fits": told.refusal is None,
-        "why": str(told.refusal) if told.refusal else found.why,
+        "fits": refusal is None,
+        "why": str(refusal) if refusal else found.why,
         "tensor_parallel": told.option.tensor,
         "pipeline_parallel": told.option.pipeline,
         "fit": asdict(found),

@@ -64,6 +64,10 @@ def _files(model: str, engine: str, stack: Any, quiet: bool) -> ModelVersion:
         with progress(quiet) as report:
             return fetch_any(model, stack.registry(), report, str(stack.project))
     place = Path(model).expanduser()
+    if place.is_file() and place.suffix != ".gguf":
+        rule = "a preview reads the weights' headers and the tokenizer too, and this is one file that has neither"
+        fix = "name the folder with config.json, weights and tokenizer, or models:/NAME/VERSION; or ask `engine plan`"
+        raise Refused("model", model, rule, f"{fix}, which reads config.json alone")
     unread = engine != "llama_cpp" and place.is_dir() and not any(place.glob("*.gguf"))
     return unread_folder(place) if unread else read_local_model(place)
 

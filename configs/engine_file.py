@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AliasChoices, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
-from configs.load import Config
+from configs.load import SECRET, Config
 from engines.port import ContainerSpec, EngineSpec, Faults, Speculative
-from rollout.command import is_secret, referred
+from rollout.command import has_password, is_secret, referred, secret_in
 
 Seconds = Annotated[float, Field(ge=0, le=60)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Parallel = Annotated[int, Field(ge=1, le=1024)]
+T = TypeVar("T")
 
 
 class FaultsFile(Config):
@@ -78,10 +80,19 @@ class EngineFile(Config):
     @classmethod
     def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
         for name, text in value.items():
-            if is_secret(name) and not referred(text):
-                raise ValueError(
-                    f"{name} looks like a secret, and files are kept: write `{name}: ${name}` and export it"
-                )
+            if (is_secret(name) or has_password(text)) and not referred(text):
+                raise _refusal(f"{name} looks like a secret, and files are kept: write `{name}: ${name}` and export it")
+        return value
+
+    @field_validator("options", "flags")
+    @classmethod
+    def _no_secrets_on_the_command_line(cls, value: T) -> T:
+        found = secret_in(value)
+        if found:
+            raise _refusal(
+                f"{found} looks like a secret, and files and command lines can be read by others: "
+                "set the engine's own variable for it, under `environment`, as `NAME: $NAME`, and export it"
+            )
         return value
 
     def spec(self) -> EngineSpec:
@@ -94,3 +105,8 @@ class EngineFile(Config):
             container=ContainerSpec(**self.container.model_dump()) if self.container else None,
             **values,
         )
+
+
+def _refusal(why: str) -> PydanticCustomError:
+    """Of this type ``configs.load`` does not repeat the value."""
+    return PydanticCustomError(SECRET, "{why}", {"why": why})

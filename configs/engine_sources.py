@@ -10,12 +10,12 @@ from typing import TypeVar
 from configs.engine_cache import tidy
 from configs.stack import Stack
 from engines import artifacts
-from engines.hardware import read_hardware
+from engines.hardware import Hardware, read_hardware
 from engines.port import BuildPlan, EngineSpec, Progress, Run, open_engine
-from engines.steps import LOG
+from engines.steps import LOG, failure
 from model_registry.port import EngineBuild, open_registry, open_remote
 from model_registry.sources import fetch_any
-from platforms.container_run import ensure_image, run_in_container
+from platforms.container_run import StepFailed, ensure_image, run_in_container
 from rollout.command import Command
 from rollout.errors import NotFound, RoundhouseError
 from rollout.nouns import Engine, ModelFile, ModelVersion
@@ -26,9 +26,15 @@ _HERE = "this machine"
 _LOG_BYTES = 4 << 20  # of a build's own log that are kept with its record: the last ones
 
 
-def plan_engine(stack: Stack, spec: EngineSpec, model: ModelVersion, progress: Progress) -> BuildPlan:
-    """The build of that spec on this machine, its draft model fetched. Raises Refused, NotFound, Unavailable."""
-    kind, hardware = open_engine(spec.kind, stack.engines()), read_hardware(stack.engines().directory)
+def plan_engine(
+    stack: Stack, spec: EngineSpec, model: ModelVersion, progress: Progress, hardware: Hardware | None = None
+) -> BuildPlan:
+    """The build of that spec on this machine (``hardware``, where it was read before), its draft model fetched.
+
+    Raises Refused, NotFound, Unavailable.
+    """
+    kind = open_engine(spec.kind, stack.engines())
+    hardware = hardware or read_hardware(stack.engines().directory)
     wanted = spec.speculative.draft_model if spec.speculative.method == "draft" else ""
     draft = fetch_any(wanted, stack.registry(), progress, str(stack.project)) if wanted else None
     return kind.plan(model, spec, hardware, draft)
@@ -90,7 +96,10 @@ def container_runner(stack: Stack, progress: Progress) -> Run:
     def run(command: Command, log: str) -> None:
         if command.container is not None:
             ensure_image(settings, command.container.image, progress)
-        run_in_container(settings, command, log)
+        try:
+            run_in_container(settings, command, log)
+        except StepFailed as failed:
+            raise failure(failed.argv, failed.code, failed.said) from failed
 
     return run
 

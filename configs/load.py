@@ -9,17 +9,18 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rollout.command import is_secret
+from rollout.command import is_secret, secret_in
 from rollout.errors import NotFound, Refused
 
 
 class Config(BaseModel):
     """Base of every file's model: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 C = TypeVar("C", bound=Config)
+SECRET = "secret"  # the type of an error whose value is not repeated
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def _rules(error: ValidationError) -> str:
     lines = []
     for item in error.errors():
         field = ".".join(str(part) for part in item["loc"]) or "(whole)"
-        given = "" if item["type"] == "missing" else f" (given: {_masked(item['input'])!r})"
+        given = "" if item["type"] in ("missing", SECRET) else f" (given: {_masked(item['input'])!r})"
         lines.append(f"{field}: {item['msg']}{given}")
     return "; ".join(lines)
 
@@ -73,5 +74,5 @@ def _summary(values: dict[str, Any]) -> str:
 def _masked(value: Any) -> Any:
     """As it was given, without what is named like a secret."""
     if not isinstance(value, dict):
-        return value
+        return "(secret)" if secret_in(value) else value
     return {key: "(secret)" if is_secret(str(key)) else _masked(inner) for key, inner in value.items()}

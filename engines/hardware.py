@@ -36,7 +36,8 @@ class Hardware:
     """Cores and bytes. ``gpu_note`` says why there are no GPUs, where there are none.
 
     ``nodes`` are the processors that may be used, by NUMA node; of each node one of every physical core comes first,
-    so that who takes the first few shares no core.
+    so that who takes the first few shares no core. ``memory_available`` is what new processes can have of the memory
+    now, by Linux's own estimate; 0: not known.
     """
 
     cores: int
@@ -46,6 +47,7 @@ class Hardware:
     driver: str = ""
     gpu_note: str = ""
     nodes: tuple[tuple[int, ...], ...] = ()
+    memory_available: int = 0
 
 
 def cgroup_cores(cpu_max: str) -> float | None:
@@ -64,6 +66,7 @@ def read_hardware(
 
     ``nvml`` is the module that asks NVIDIA's driver; None: ``pynvml``.
     """
+    import psutil
     import pynvml  # here: the bindings take longer to load than all else on this page
 
     from engines.devices.nvml import read_gpus
@@ -82,6 +85,7 @@ def read_hardware(
         driver=driver,
         gpu_note=note,
         nodes=_nodes(os.sched_getaffinity(0), system),
+        memory_available=psutil.virtual_memory().available,
     )
 
 

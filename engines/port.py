@@ -104,12 +104,17 @@ class BuildStep:
 @dataclass(frozen=True)
 class Needs:
     """What one instance takes: so many ``devices`` (GPUs; 0: the host's memory), and of each ``fixed_bytes`` whatever
-    it does and ``request_bytes`` for each of its slots. ``greedy``: it takes its share of what is free at once."""
+    it does and ``request_bytes`` for each of its slots. ``greedy``: it takes its share of what is free at once.
+
+    Its GPUs are of architecture ``sm``, or of ``least_sm`` or later (90 is compute capability 9.0; 0: any).
+    """
 
     fixed_bytes: int = 0
     request_bytes: int = 0
     devices: int = 0
     greedy: bool = False
+    sm: int = 0
+    least_sm: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,10 +142,14 @@ class BuildPlan:
 
 @dataclass(frozen=True)
 class Placement:
-    """The processors and GPUs (NVML UUIDs) that one instance has for itself. Empty: it takes what there is."""
+    """The processors and GPUs (NVML UUIDs) that one instance has for itself. Empty: it takes what there is.
+
+    ``gpu_bytes``: what it takes of each of these GPUs once it has loaded; empty: not known, so all of it.
+    """
 
     cores: tuple[int, ...] = ()
     gpus: tuple[str, ...] = ()
+    gpu_bytes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

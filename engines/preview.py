@@ -5,7 +5,6 @@ Pure, and the same for every engine. Values of variables that sound secret are m
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,12 +12,11 @@ from typing import Any, Protocol, runtime_checkable
 
 from engines.hardware import Hardware
 from engines.port import BuildPlan, EngineKind, Placement, ServeCommand
-from rollout.command import GIB, Command, Container
+from rollout.command import GIB, MASK, Command, Container, is_secret, secrets_of
+from rollout.command import masked as masked_text
 from rollout.nouns import Engine
 
-MASK = "***"
 PORT = 18100  # shown where no instance has one yet
-_SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD", re.IGNORECASE)
 _SHORT = 4  # characters: a shorter value is masked in its own place only
 
 
@@ -73,7 +71,7 @@ def preview(
     else:
         engine = Engine(plan.spec.kind, plan.digest, plan.directory, plan.model.name, 0, 0.0, False)
         command = kind.serve_command(engine, plan.spec, host, port, placement)
-    secrets = secrets_of(plan.spec.environment)
+    secrets = secrets_of(plan.spec.environment, _SHORT)
     shown = Preview(
         engine=f"{plan.spec.kind} {plan.spec.version}".strip(),
         model=f"{plan.model.name} ({plan.model.uri})",
@@ -134,18 +132,10 @@ def docker_line(argv: Sequence[str], env: Mapping[str, str], box: Container, hos
     return shlex.join((*words, box.image, *argv))
 
 
-def secrets_of(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The values of variables whose names sound secret, longest first."""
-    found = {value for name, value in environment.items() if _SECRET.search(name) and len(value) >= _SHORT}
-    return tuple(sorted(found, key=len, reverse=True))
-
-
 def masked(value: Any, secrets: Sequence[str]) -> Any:
     """The same value without the secrets in its texts."""
     if isinstance(value, str):
-        for secret in secrets:
-            value = value.replace(secret, MASK)
-        return value
+        return masked_text(value, secrets)
     if isinstance(value, dict):
         return {name: masked(each, secrets) for name, each in value.items()}
     if isinstance(value, tuple):
@@ -155,7 +145,7 @@ def masked(value: Any, secrets: Sequence[str]) -> Any:
 
 def _assignments(env: Mapping[str, str]) -> list[str]:
     """``NAME=value``; of a name that sounds secret whatever its value."""
-    return [f"{name}={MASK if _SECRET.search(name) else value}" for name, value in env.items()]
+    return [f"{name}={MASK if is_secret(name) else value}" for name, value in env.items()]
 
 
 def _serve_line(command: ServeCommand) -> str:

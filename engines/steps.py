@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from engines.port import BuildPlan, Progress, Run
-from rollout.command import Command, is_secret, revealed
+from rollout.command import Command, MaskedLines, revealed, secrets_of
 from rollout.errors import Corrupt, RoundhouseError, Unavailable
 
 OUT = "{out}"  # stands for the engine directory in the commands of a plan
@@ -78,13 +78,7 @@ def run_here(command: Command, log: str) -> None:
         raise failure(command.argv, code, tail(log, before))
 
 
-def secrets_of(environment: Mapping[str, str]) -> tuple[bytes, ...]:
-    """The values of variables whose names sound secret, longest first; short ones would mask plain words."""
-    values = {value for name, value in environment.items() if is_secret(name) and len(value) >= 8}
-    return tuple(sorted((value.encode() for value in values), key=len, reverse=True))
-
-
-def _follow(process: subprocess.Popen[bytes], file: BinaryIO, secrets: Sequence[bytes]) -> int:
+def _follow(process: subprocess.Popen[bytes], file: BinaryIO, secrets: Sequence[str]) -> int:
     """Copy its output until it has ended; what is left of its group is ended in every case. Its exit status."""
     try:
         _copy(process, file, secrets)
@@ -100,9 +94,9 @@ def _follow(process: subprocess.Popen[bytes], file: BinaryIO, secrets: Sequence[
     return process.returncode
 
 
-def _copy(process: subprocess.Popen[bytes], file: BinaryIO, secrets: Sequence[bytes]) -> None:
+def _copy(process: subprocess.Popen[bytes], file: BinaryIO, secrets: Sequence[str]) -> None:
     assert process.stdout is not None
-    held = b""
+    lines = MaskedLines(secrets)
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while True:
@@ -115,17 +109,10 @@ def _copy(process: subprocess.Popen[bytes], file: BinaryIO, secrets: Sequence[by
                 while not _ended(process, 1.0):
                     pass
                 break
-            whole, cut, held = (held + chunk).rpartition(b"\n")
-            file.write(_masked(whole + cut, secrets))
+            file.write(lines.more(chunk))
             file.flush()
-    file.write(_masked(held, secrets))
+    file.write(lines.rest())
     file.flush()
-
-
-def _masked(text: bytes, secrets: Sequence[bytes]) -> bytes:
-    for secret in secrets:
-        text = text.replace(secret, b"***")
-    return text
 
 
 def _ended(process: subprocess.Popen[bytes], patience_s: float) -> bool:

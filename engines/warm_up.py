@@ -10,7 +10,7 @@ import json
 import random
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ def write_requests(
 
 def read_requests(engine_directory: str, context: int = 0) -> tuple[WarmUpRequest, ...]:
     """An engine's requests; none where an older build wrote none. With ``context`` (tokens of one request) those that
-    fit; a made prompt that is too long is cut to it. Raises Corrupt."""
+    fit; the first prompt that is too long is cut to it, a chat is left out. Raises Corrupt."""
     path = Path(engine_directory) / WARM_UP_FILE
     if not path.is_file():
         return ()
@@ -142,15 +142,26 @@ def read_requests(engine_directory: str, context: int = 0) -> tuple[WarmUpReques
 def _fitting(requests: Sequence[WarmUpRequest], context: int) -> tuple[WarmUpRequest, ...]:
     """Those that leave a tenth of the context free, since lengths are estimates; the first longer one, cut."""
     fitting: list[WarmUpRequest] = []
-    for request in sorted(requests, key=lambda r: r.tokens):
-        room = context - context // 10 - request.max_tokens
-        if request.tokens <= room:
-            fitting.append(request)
-        elif room > (fitting[-1].tokens if fitting else 0):
-            cut = " ".join(request.prompt.split(" ")[:room])
-            fitting.append(WarmUpRequest(cut, request.max_tokens, tokens=room))
+    for request in sorted(requests, key=size_of):
+        answer = max(1, min(request.max_tokens, context // 4))
+        room = context - context // 10 - answer
+        if size_of(request) <= room:
+            fitting.append(replace(request, max_tokens=answer))
+        elif request.prompt and room > (size_of(fitting[-1]) if fitting else 0):
+            fitting.append(WarmUpRequest(_cut(request, room), answer, tokens=room))
             break
     return tuple(fitting)
+
+
+def _cut(request: WarmUpRequest, tokens: int) -> str:
+    if request.tokens:  # as it was made: of words that are one token each
+        return " ".join(request.prompt.split(" ")[:tokens])
+    return request.prompt[: len(request.prompt) * tokens // size_of(request)]
+
+
+def size_of(request: WarmUpRequest) -> int:
+    """Tokens of its prompt; where nobody counted them, a quarter of its bytes, which is near for English text."""
+    return request.tokens or max(1, len((request.prompt or request.messages).encode()) // 4)
 
 
 def settled(times: Sequence[float], window: int = _WINDOW, drift: float = _DRIFT) -> bool:

@@ -29,9 +29,13 @@ def connect(url: str) -> docker.DockerClient:
         raise Refused("docker.url", address, str(bad), "write for example unix:///var/run/docker.sock") from None
 
 
+class Silent(Unavailable):
+    """Docker did not answer: whether it did what it was asked is not known."""
+
+
 @contextmanager
 def docker_errors(what: str) -> Iterator[None]:
-    """Docker's errors as ours. Raises NotFound (image), Conflict, Unavailable."""
+    """Docker's errors as ours. Raises NotFound (image), Conflict, Unavailable, Silent."""
     try:
         yield
     except RoundhouseError:
@@ -42,7 +46,7 @@ def docker_errors(what: str) -> Iterator[None]:
         kind = Conflict if refused.status_code == 409 else Unavailable
         raise kind(f"{what}: Docker says {refused.explanation or refused}") from refused
     except (DockerException, RequestException) as silent:
-        raise Unavailable(f"{what}: Docker does not answer ({type(silent).__name__}); {_FIX}") from silent
+        raise Silent(f"{what}: Docker does not answer ({type(silent).__name__}); {_FIX}") from silent
 
 
 def arguments(

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-
-from platforms.on_docker import DockerPlatform
-from platforms.port import InstanceSpec, Platform, ProcessState, Running
-from rollout.errors import Unavailable
-
-log = logging.getLogger("roundhouse.docker")
+from platforms.aside import Aside, Patience, Slow
+from platforms.port import InstanceSpec, Platform, Running
 
 
 class MixedPlatform:
-    """The verbs of ``platforms.port.Platform``. Docker is asked only when an instance of it is known."""
+    """The verbs of ``platforms.port.Platform``. Docker is asked only when an instance of it is known, and aside."""
 
-    def __init__(self, processes: Platform, containers: DockerPlatform) -> None:
-        self._processes, self._containers = processes, containers
-        self._last: dict[str, Running] = {}
+    def __init__(self, processes: Platform, containers: Slow, patience: Patience = Patience()) -> None:
+        self._processes, self._containers = processes, Aside(containers, patience)
 
     def start(self, spec: InstanceSpec) -> None:
         """Have it run where it belongs."""
@@ -35,16 +29,9 @@ class MixedPlatform:
         self._home(instance_id).remove(instance_id)
 
     def running(self) -> dict[str, Running]:
-        """Both kinds. While Docker does not answer, containers are as they were last seen: that it is silent says
-        nothing of them, and whether they serve is asked of themselves. Raises Unavailable of the process manager."""
-        processes = self._processes.running()
-        try:
-            self._last = self._containers.running() if self._containers.known() else {}
-        except Unavailable as silent:
-            log.warning("%s", silent)
-            for each in self._containers.known():
-                self._last.setdefault(each, Running(each, ProcessState.RUNNING, None, None))
-        return {**processes, **self._last}
+        """Both kinds; containers as Docker says, or while it does not answer as they were last seen. Raises Unavailable
+        of the process manager."""
+        return {**self._processes.running(), **self._containers.running()}
 
     def log_path(self, instance_id: str) -> str:
         """Where its output is kept."""

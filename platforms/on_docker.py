@@ -11,9 +11,11 @@ import contextlib
 import json
 import logging
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +23,34 @@ from docker.errors import NotFound as NoContainer
 from docker.models.containers import Container as Box
 
 from platforms.container_log import follow
-from platforms.docker_client import arguments, connect, docker_errors
+from platforms.docker_client import Silent, arguments, connect, docker_errors
 from platforms.port import DockerSettings, InstanceSpec, ProcessState, Running
 from platforms.ports import require_free
 from platforms.supervisor_conf import SAFE_NAME
 from rollout.errors import Conflict, Refused, RoundhouseError
 
 LABEL = "roundhouse.instance"
+_GONE = "it has no container: that was removed, or never made"
 log = logging.getLogger("roundhouse.docker")
 
 
 class DockerPlatform:
     """The verbs of ``platforms.port.Platform`` on Docker."""
 
-    def __init__(self, settings: DockerSettings) -> None:
+    def __init__(self, settings: DockerSettings, now: Callable[[], float] = time.time) -> None:
+        self._now = now  # epoch seconds
         self._docker = connect(settings.url)
         self._include = Path(settings.include_directory)
         self._logs = Path(settings.log_directory)
         self._stopping: dict[str, threading.Thread] = {}
         self._following: dict[str, threading.Thread] = {}
+        self._followed: set[str] = set()  # instances whose container's output was copied to its end
 
     def start(self, spec: InstanceSpec) -> None:
-        """Have it run. Raises Conflict (port taken, still stopping), NotFound (image, mount), Refused, Unavailable."""
+        """Have it run. Raises Conflict (port taken, still stopping), NotFound (image, mount), Refused, Unavailable.
+
+        What could not be created or started is forgotten, unless Docker did not answer: then it may run all the same.
+        """
         if not SAFE_NAME.fullmatch(spec.id):
             raise Refused("id", spec.id, "letters, digits and . _ - only", "rename it, for example chat-v1-0")
         if spec.container is None:
@@ -57,19 +65,33 @@ class DockerPlatform:
         asked = arguments(spec.argv, spec.env, spec.container, spec.cores, labels)
         with docker_errors(spec.id):
             self._discard(spec.id)
-            self._remember(spec)
-            published = {f"{spec.port}/tcp": (spec.host, spec.port)}
-            self._docker.containers.create(name=self._name(spec.id), ports=published, **asked).start()
+        self._remember(spec)
+        try:
+            with docker_errors(spec.id):
+                published = {f"{spec.port}/tcp": (spec.host, spec.port)}
+                self._docker.containers.create(name=self._name(spec.id), ports=published, **asked).start()
+        except Silent:
+            raise
+        except RoundhouseError:
+            self._file(spec.id).unlink(missing_ok=True)
+            with contextlib.suppress(RoundhouseError), docker_errors(spec.id):
+                self._discard(spec.id)
+            raise
         self._follow(spec.id)
 
     def stop(self, instance_id: str) -> None:
-        """SIGTERM, SIGKILL after its ``stop_s``, both by Docker. Returns at once."""
-        if self._is_stopping(instance_id) or not self._file(instance_id).exists():
+        """SIGTERM, SIGKILL after its ``stop_s``. Returns at once. A stop that another process began is ended only."""
+        if self._is_ending(instance_id) or not self._file(instance_id).exists():
             return
         box = self._box(instance_id)
-        if box is not None and box.status == "running":
-            patience = round(json.loads(self._file(instance_id).read_text())["stop_s"])
-            self._stopping[instance_id] = _thread(f"stop-{instance_id}", lambda: self._end(box, patience))
+        if box is None or box.status != "running":
+            return
+        if self._left(instance_id) is None:
+            self._write(instance_id, {**self._memory(instance_id), "stop_at": self._now()})
+            patience = round(self._memory(instance_id)["stop_s"])
+            self._end_by(instance_id, lambda: self._end(instance_id, box, patience))
+        else:
+            self._finish_stop(instance_id)
 
     def kill(self, instance_id: str) -> None:
         """SIGKILL now, for an instance that hangs."""
@@ -93,9 +115,12 @@ class DockerPlatform:
         """All instances that have a file, with what Docker says of them. Raises Unavailable."""
         found = {each: self._running(each) for each in self.known()}
         for each, seen in found.items():
-            if seen is not None and seen.state is not ProcessState.EXITED:
+            if seen is not None and not (seen.state is ProcessState.EXITED and each in self._followed):
                 self._follow(each)
-        return {each: seen or Running(each, ProcessState.EXITED, None, None) for each, seen in found.items()}
+            if seen is not None and seen.state is ProcessState.STOPPING and not self._is_ending(each):
+                self._finish_stop(each)
+        gone = partial(Running, state=ProcessState.EXITED, pid=None, started_at=None, reason=_GONE)
+        return {each: seen or gone(each) for each, seen in found.items()}
 
     def known(self) -> list[str]:
         """The ids of all instances that have a file; asks no Docker."""
@@ -107,7 +132,8 @@ class DockerPlatform:
 
     def _running(self, instance_id: str) -> Running | None:
         box = self._box(instance_id)
-        return None if box is None else as_running(instance_id, box.attrs["State"], self._is_stopping(instance_id))
+        stopping = self._is_ending(instance_id) or self._left(instance_id) is not None
+        return None if box is None else as_running(instance_id, box.attrs["State"], stopping)
 
     def _box(self, instance_id: str) -> Box | None:
         with docker_errors(instance_id):
@@ -128,23 +154,76 @@ class DockerPlatform:
         except RoundhouseError as bad:
             log.warning("%s could not be stopped: %s", box.name, bad)
 
-    def _is_stopping(self, instance_id: str) -> bool:
+    def _finish_stop(self, instance_id: str) -> None:
+        """SIGKILL when the time of a stop is over that another process began: it had its SIGTERM."""
+        left = self._left(instance_id) or 0.0
+
+        def end() -> None:
+            time.sleep(left)
+            self.kill(instance_id)
+
+        self._end_by(instance_id, end)
+
+    def _end_by(self, instance_id: str, work: Callable[[], None]) -> None:
+        def ended() -> None:
+            try:
+                work()
+            except RoundhouseError as bad:
+                log.warning("%s could not be stopped: %s", instance_id, bad)
+
+        self._stopping[instance_id] = _thread(f"stop-{instance_id}", ended)
+
+    def _end(self, instance_id: str, box: Box, patience_s: int) -> None:
+        try:
+            with docker_errors(instance_id):
+                box.client.api.stop(box.id, timeout=patience_s)
+        except Silent:  # it may not have had its SIGTERM, so the next stop is a whole one
+            memory = self._memory(instance_id)
+            if memory.pop("stop_at", None) is not None:
+                self._write(instance_id, memory)
+            raise
+
+    def _is_ending(self, instance_id: str) -> bool:
         thread = self._stopping.get(instance_id)
         return thread is not None and thread.is_alive()
 
+    def _left(self, instance_id: str) -> float | None:
+        """Seconds until the end of a stop that has begun, whoever began it; None where none has."""
+        memory = self._memory(instance_id)
+        if "stop_at" not in memory:
+            return None
+        return min(max(memory["stop_at"] + memory["stop_s"] - self._now(), 0.0), memory["stop_s"])
+
     def _follow(self, instance_id: str) -> None:
-        """Copy its output to its file as long as it runs; the thread of an earlier process ended with it."""
+        """Copy its output to its file: as long as it runs, and once to its end after it has exited."""
         thread = self._following.get(instance_id)
-        if thread is None or not thread.is_alive():
-            box, path = self._box(instance_id), Path(self.log_path(instance_id))
-            if box is not None:
-                self._following[instance_id] = _thread(f"log-{instance_id}", lambda: follow(box, path))
+        if thread is not None and thread.is_alive():
+            return
+        box, path = self._box(instance_id), Path(self.log_path(instance_id))
+
+        def copy() -> None:
+            if follow(box, path):
+                self._followed.add(instance_id)
+
+        if box is not None:
+            self._followed.discard(instance_id)
+            self._following[instance_id] = _thread(f"log-{instance_id}", copy)
 
     def _remember(self, spec: InstanceSpec) -> None:
         self._include.mkdir(parents=True, exist_ok=True)
-        aside = self._include / f".{spec.id}.new"
-        aside.write_text(json.dumps({"image": spec.container.image, "stop_s": spec.stop_s}))
-        aside.rename(self._file(spec.id))
+        self._write(spec.id, {"image": spec.container.image, "stop_s": spec.stop_s})
+
+    def _memory(self, instance_id: str) -> dict[str, Any]:
+        """What its file says; nothing where it was removed meanwhile."""
+        try:
+            return json.loads(self._file(instance_id).read_text())
+        except FileNotFoundError:
+            return {}
+
+    def _write(self, instance_id: str, memory: dict[str, Any]) -> None:
+        aside = self._include / f".{instance_id}.new"
+        aside.write_text(json.dumps(memory))
+        aside.rename(self._file(instance_id))
 
     def _file(self, instance_id: str) -> Path:
         return self._include / f"{instance_id}.json"
@@ -160,7 +239,10 @@ def as_running(instance_id: str, state: dict[str, Any], stopping: bool) -> Runni
     if state["Status"] in ("running", "paused", "restarting"):
         doing = ProcessState.STOPPING if stopping else ProcessState.RUNNING
         return Running(instance_id, doing, state.get("Pid") or None, started)
-    return Running(instance_id, ProcessState.EXITED, None, started, state.get("ExitCode") if started else None)
+    status = state.get("ExitCode") if started else None
+    memory = "it was killed for want of memory" if state.get("OOMKilled") else ""
+    reason = "; ".join(filter(None, (memory, state.get("Error", ""))))
+    return Running(instance_id, ProcessState.EXITED, None, started, status, reason)
 
 
 def _epoch(text: str) -> float | None:

@@ -62,8 +62,11 @@ class SupervisorPlatform:
         """SIGKILL to its process group (supervisord makes each child a group leader)."""
         info = self._supervisor.info(instance_id)
         if info and info["pid"]:
-            with contextlib.suppress(ProcessLookupError):
+            try:
                 os.killpg(info["pid"], signal.SIGKILL)
+            except ProcessLookupError:  # gone, or so young that it leads no group yet
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(info["pid"], signal.SIGKILL)
 
     def remove(self, instance_id: str) -> None:
         """Forget it; its log stays. Raises Conflict while it runs, Unavailable."""

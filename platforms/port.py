@@ -40,6 +40,7 @@ class Running:
     pid: int | None
     started_at: float | None  # epoch seconds
     exit_status: int | None = None
+    reason: str = ""  # why it ended or could not start, where the platform was told
 
 
 class Platform(Protocol):

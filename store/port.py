@@ -117,6 +117,7 @@ class Release:
     finished_at: float | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
     borrowed: int = 0  # instances of stable that make room for the candidate while that one runs
+    promised: dict[str, Any] = field(default_factory=dict)  # room for the candidate: a configs.room.Wanted as a mapping
 
 
 @dataclass(frozen=True)
@@ -269,6 +270,9 @@ class Store(Protocol):
     def attach_evidence(self, release_id: str, evidence: dict[str, Any]) -> None: ...
     def release(self, release_id: str) -> Release: ...
     def releases(self, service: str | None = None, limit: int = 50) -> list[Release]: ...
+    def unsettled(self) -> list[Release]:
+        """All that still act on what runs, however old: those under way, and those that borrowed room in which their
+        candidate's instances still are."""
 
     # what happened
     def note(self, event: Event) -> None: ...

@@ -184,6 +184,13 @@ class SqlStore(TrafficVerbs):
         with self._begin() as c:
             return [_release(r) for r in rows(c, of(query, t.releases, service))]
 
+    def unsettled(self) -> list[Release]:
+        there = sa.and_(t.instances.c.service == t.releases.c.service, t.instances.c.version == t.releases.c.candidate)
+        borrows = sa.and_(t.releases.c.borrowed > 0, sa.exists().where(there))
+        query = sa.select(t.releases).where(sa.or_(t.releases.c.phase.in_(ACTIVE), borrows))
+        with self._begin() as c:
+            return [_release(r) for r in rows(c, query.order_by(t.releases.c.created_at.desc()))]
+
     # --- what happened
 
     def note(self, event: Event) -> None:

@@ -185,26 +185,40 @@ def _wait_for_stable(store: Store, service: str, lease: Lease | None) -> str:
 def put_back(store: Store, service: str, to: int, reason: str, timeout_s: float = 900.0) -> VersionState:
     """An earlier version in service again: started and warmed up first, then one change. The version.
 
-    Whatever release is under way is ended first, and none can begin meanwhile. Raises NotFound, Conflict, Unavailable.
+    Whatever release is under way is ended first, and none can begin meanwhile. Where the version in service runs in
+    room that this one lent, the turn is made with what is left of it (one instance at least); the other is not kept
+    warm then, so that the room comes back. Raises NotFound, Conflict, Unavailable.
     """
     target = earlier_version(store, service, to)
     end_release(store, service, reason)
     taken = Release(f"back-{uuid.uuid4().hex[:8]}", service, target.model_uri, Phase.PENDING, stage="put back")
     release = store.begin_release(taken, time.time(), STALE_S)
     present = next((v for v in store.versions(service) if v.number == release.stable_before), None)
-    count = max(1, target.instances, present.instances if present else 0)
+    loan = loans(store.unsettled()).get((service, target.number), 0)
+    count = max(1 + loan, target.instances, present.instances if present else 0)
     try:
         store.scale(service, target.number, count)
-        version = _kept_alive(store, release, target.number, count, timeout_s)
-        if why := failure(version, count):
+        version = _kept_alive(store, release, target.number, count - loan, timeout_s)
+        if why := failure(version, count - loan):
             raise Unavailable(why)
         turn(store, release, target.number, RETURN_S, reason)
     except BaseException as error:
         store.finish_release(release.id, Phase.FAILED, f"not put back: {error}", time.time(), {})
         raise
+    if loan and release.stable_before is not None:
+        store.retire(service, release.stable_before)  # only now: until it is confirmed, that one serves
     told = f"version {target.number} is in service again instead of {release.stable_before}: {reason}"
     store.note(Event(time.time(), service, "rollback", told))
     return target
+
+
+def loans(releases: Iterable[Release]) -> dict[tuple[str, int | None], int]:
+    """How many instances each (service, version) lends: of several loans the largest, they are the same room."""
+    found: dict[tuple[str, int | None], int] = {}
+    for release in releases:
+        lender = (release.service, release.stable_before)
+        found[lender] = max(release.borrowed, found.get(lender, 0))
+    return found
 
 
 def _kept_alive(store: Store, release: Release, number: int, count: int, timeout_s: float) -> Version:

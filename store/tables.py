@@ -133,6 +133,7 @@ releases = Table(
     Column("finished_at", Float),
     Column("evidence", JSON, nullable=False),
     Column("borrowed", Integer, nullable=False, server_default="0"),
+    Column("promised", JSON, nullable=False, server_default="{}"),
 )
 
 events = Table(

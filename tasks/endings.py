@@ -70,7 +70,7 @@ def end_broken_release(flow: Any, flow_run: Any, state: Any) -> None:
     """Hook for failed, cancelled and crashed release runs: turn traffic back. Prefect calls it by these names."""
     stack = load_stack()
     store = open_store(stack.store())
-    for release in store.releases():
+    for release in store.unsettled():
         if release.flow_run == str(flow_run.id) and release.phase.active:
             reason = f"the run ended as {state.name}: {(state.message or 'no message')[:500]}"
             store.finish_release(release.id, Phase.FAILED, reason, time.time(), {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from prefect import get_run_logger, task
@@ -10,11 +11,13 @@ from prefect.cache_policies import NO_CACHE
 
 from configs.engine_sources import plan_engine
 from configs.order import Order
-from configs.room import Room, Wanted, room_for
-from engines.hardware import read_hardware
+from configs.room import Room, Wanted, promise, promised, room_for
+from engines.hardware import Hardware, read_hardware
+from engines.port import Needs
 from rollout.errors import Refused, Unavailable
-from rollout.nouns import ModelVersion
+from rollout.nouns import Engine, ModelVersion
 from store.port import Store, open_store
+from store.steer import STALE_S, loans
 from tasks.ticket import Ticket, tell
 
 MADE_S = 300.0  # for the instances that make room to finish their requests and end
@@ -23,23 +26,56 @@ MADE_S = 300.0  # for the instances that make room to finish their requests and 
 @task(cache_policy=NO_CACHE, timeout_seconds=1800)
 def make_room(order: Order, model: ModelVersion, ticket: Ticket) -> Order:
     """The order as it can be carried out on this machine. Raises Refused, with the numbers, where it cannot."""
-    store, log = open_store(order.stack.store()), get_run_logger()
+    store, hardware = open_store(order.stack.store()), read_hardware(order.stack.engines().directory)
+    return room_made(order, model, ticket, store, hardware, get_run_logger().info)
+
+
+def room_made(
+    order: Order, model: ModelVersion, ticket: Ticket, store: Store, hardware: Hardware, say: Callable[[str], None]
+) -> Order:
+    """The same on a machine that was read before. The room is noted with the release before it is looked for, so that
+    of two releases at least one sees the other's. Raises Refused, Unavailable."""
     tell(store, ticket, "plan")
-    hardware = read_hardware(order.stack.engines().directory)
-    plan = plan_engine(order.stack, order.spec, model, lambda what, share: None)
+    plan = plan_engine(order.stack, order.spec, model, lambda what, share: None, hardware)
     wanted = Wanted(ticket.service, order.spec, plan.needs, order.service.instances)
-    room = room_for(wanted, ticket.stable, store.versions(), store.instances(), hardware)
-    log.info("%s: %s", room.plan.way, room.plan.sentence)
+    store.update_release(ticket.release, promised=promise(wanted))
+    room = _look(wanted, ticket, store, hardware)
+    say(f"{room.plan.way}: {room.plan.sentence}")
     if room.plan.way == "stop-start":
         rule = f"{room.plan.sentence}; a release never takes the only version out of service"
         fix = "choose smaller weights, fewer instances or a shorter context, or add a device"
         raise Refused("memory", room.plan.way, rule, fix)
+    spec = replace(order.spec, **room.plan.settings)
+    store.update_release(ticket.release, promised=promise(replace(wanted, spec=spec)), borrowed=room.plan.stop)
     for number in room.retire:
         store.retire(ticket.service, number)
     if room.plan.stop or room.retire:
-        store.update_release(ticket.release, borrowed=room.plan.stop)
         wait_until_made(store, ticket, room)
-    return replace(order, spec=replace(order.spec, **room.plan.settings))
+    return replace(order, spec=spec)
+
+
+def check_room(order: Order, engine: Engine, ticket: Ticket, store: Store, hardware: Hardware) -> None:
+    """A second look after the build, before the candidate is declared: the room that was made for it is still there.
+
+    Raises Unavailable, with what there is now.
+    """
+    if not engine.needs:
+        return
+    wanted = Wanted(ticket.service, order.spec, Needs(**engine.needs), order.service.instances)
+    try:
+        plan = _look(wanted, ticket, store, hardware).plan
+    except Refused as refused:
+        raise Unavailable(f"the room for the candidate is gone: {refused}") from refused
+    if plan.way != "side by side":
+        raise Unavailable(f"the room for the candidate is gone, now it would be {plan.way}: {plan.sentence}")
+
+
+def _look(wanted: Wanted, ticket: Ticket, store: Store, hardware: Hardware) -> Room:
+    """What is lent to a release does not run and is not counted; what is promised to another is."""
+    releases = store.unsettled()
+    lent, others = loans(releases), promised(releases, ticket.release, time.time() - STALE_S)
+    versions = [replace(v, instances=max(0, v.instances - lent.get((v.service, v.number), 0))) for v in store.versions()]
+    return room_for(wanted, ticket.stable, versions, store.instances(), hardware, others)
 
 
 def wait_until_made(store: Store, ticket: Ticket, room: Room, within_s: float = MADE_S) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 from math import comb
 
+from engines.devices.sharing import able, held_by, least_bytes, loads, room_on, taken_bytes
 from engines.hardware import Gpu, Hardware
 from engines.port import EngineSpec, Needs, Placement
 from rollout.command import GIB
@@ -15,19 +18,28 @@ from rollout.errors import Unavailable
 _MOST_SETS = 5000  # of GPUs that are compared one by one; beyond it neighbours in order only
 
 
-def place(spec: EngineSpec, hardware: Hardware, taken: Sequence[Placement], needs: Needs = Needs()) -> Placement:
+def place(
+    spec: EngineSpec,
+    hardware: Hardware,
+    taken: Sequence[Placement],
+    needs: Needs = Needs(),
+    loading: Collection[str] = (),
+) -> Placement:
     """What one instance gets beside the ``taken`` ones. Where there are GPUs, vLLM and TensorRT-LLM get tensor x
     pipeline parallel of them; an engine on the CPU gets ``threads`` processors for each rank.
 
-    A GPU is for one instance, unless ``needs`` says how much the engine takes of it and that is left (``_has_room``).
-    Processors are shared when there are too few free ones, and one that wants more than there are may use all.
-    Raises Unavailable with the numbers.
+    A GPU is for one instance, unless ``needs`` says how much the engine takes of it and the others leave that
+    (``sharing.room_on``, as plans of releases do). One that takes a share of what is free does not join others on a GPU
+    of ``loading``: before these have loaded it is not seen what they leave. Processors are shared when there are too
+    few free ones, and one that wants more than there are may use all. Raises Unavailable with the numbers.
     """
     wanted = gpus_wanted(spec, hardware)
-    if wanted:
-        memory_bytes = needs.fixed_bytes + needs.request_bytes * spec.slots
-        return Placement(gpus=_gpus(wanted, hardware, taken, memory_bytes, needs.greedy))
-    return Placement(cores=_cores(cores_wanted(spec), hardware, taken))
+    if not wanted:
+        return Placement(cores=_cores(cores_wanted(spec), hardware, taken))
+    share = spec.memory_fraction if needs.greedy else 1.0
+    found = _Seen(hardware, taken, replace(needs, devices=wanted), spec.slots, share, loading)
+    chosen = _gpus(found)
+    return Placement(gpus=tuple(gpu.uuid for gpu in chosen), gpu_bytes=found.takes(chosen))
 
 
 def gpus_wanted(spec: EngineSpec, hardware: Hardware) -> int:
@@ -46,27 +58,61 @@ def cores_wanted(spec: EngineSpec) -> int:
 # --- GPUs
 
 
-def _gpus(
-    wanted: int, hardware: Hardware, taken: Sequence[Placement], memory_bytes: int, greedy: bool
-) -> tuple[str, ...]:
-    holders = Counter(uuid for placement in taken for uuid in placement.gpus)
-    enough = [gpu for gpu in hardware.gpus if not gpu.memory_bytes or gpu.free_bytes >= memory_bytes]
-    if wanted > 1:  # ranks cannot talk to one another between MIG instances (NVIDIA's MIG user guide)
-        enough = [gpu for gpu in enough if not gpu.mig]
-    free = [gpu for gpu in enough if not holders[gpu.uuid]]
-    if len(free) < wanted and memory_bytes:
-        held = [gpu for gpu in enough if holders[gpu.uuid]]
-        shared = [gpu for gpu in held if _has_room(gpu, holders[gpu.uuid], memory_bytes, greedy)]
-        free += sorted(shared, key=lambda gpu: (holders[gpu.uuid], -gpu.free_bytes, gpu.index))[: wanted - len(free)]
+@dataclass(frozen=True)
+class _Seen:
+    """The machine as one instance sees it: ``needs.devices`` GPUs are wanted."""
+
+    hardware: Hardware
+    taken: Sequence[Placement]
+    needs: Needs
+    slots: int
+    share: float
+    loading: Collection[str]
+
+    @cached_property
+    def held(self) -> Mapping[str, list[int]]:
+        """Bytes that each of the others takes, by GPU."""
+        gpus, found = {gpu.uuid: gpu for gpu in self.hardware.gpus}, defaultdict(list)
+        for placement in self.taken:
+            for uuid, size in held_by(placement, gpus).items():
+                found[uuid].append(size)
+        return found
+
+    @property
+    def least(self) -> int:
+        """Bytes that must be free on each GPU; 0: it is not known."""
+        return least_bytes(self.needs.fixed_bytes, self.needs.request_bytes, self.slots, self.share)
+
+    def room(self, gpu: Gpu) -> int:
+        """Bytes that it can count on there."""
+        return room_on(gpu, self.held.get(gpu.uuid, ()))
+
+    def shares(self, gpu: Gpu) -> bool:
+        """Whether it can join the others there now."""
+        held = self.held[gpu.uuid]
+        waits = self.needs.greedy and (gpu.uuid in self.loading or loads(gpu, held))
+        return 0 < self.least <= self.room(gpu) and not waits
+
+    def takes(self, chosen: Sequence[Gpu]) -> tuple[int, ...]:
+        """Bytes of each chosen GPU; empty where that is not known."""
+        needs = self.needs
+        if not self.least or not all(gpu.memory_bytes for gpu in chosen):
+            return ()
+        fixed, one, greedy = needs.fixed_bytes, needs.request_bytes, needs.greedy
+        return tuple(taken_bytes(fixed, one, self.slots, self.share, greedy, self.room(gpu)) for gpu in chosen)
+
+
+def _gpus(seen: _Seen) -> tuple[Gpu, ...]:
+    wanted, usable = seen.needs.devices, able(seen.hardware.gpus, seen.needs)
+    free = [gpu for gpu in usable if gpu.uuid not in seen.held]
+    free = [gpu for gpu in free if not gpu.memory_bytes or seen.room(gpu) >= seen.least]
     if len(free) < wanted:
-        raise Unavailable(_short(wanted, hardware, len(free), holders, memory_bytes))
-    return tuple(gpu.uuid for gpu in _best(free, wanted))
-
-
-def _has_room(gpu: Gpu, holders: int, memory_bytes: int, greedy: bool) -> bool:
-    """Also once the others have loaded, which may take as much as this one. Greedy ones take what is free when they
-    load: only when all have is it seen what is left."""
-    return gpu.memory_bytes >= memory_bytes * (holders + 1) and (not greedy or len(gpu.processes) >= holders)
+        shared = [gpu for gpu in usable if gpu.uuid in seen.held and seen.shares(gpu)]
+        shared.sort(key=lambda gpu: (len(seen.held[gpu.uuid]), -gpu.free_bytes, gpu.index))
+        free += shared[: wanted - len(free)]
+    if len(free) < wanted:
+        raise Unavailable(_short(seen, len(free)))
+    return _best(free, wanted)
 
 
 def _best(free: Sequence[Gpu], wanted: int) -> tuple[Gpu, ...]:
@@ -89,17 +135,20 @@ def _rank(gpus: tuple[Gpu, ...]) -> tuple[object, ...]:
     return kinds, unlinked, nodes, -(least // GIB), spare, -sum(gpu.free_bytes // GIB for gpu in gpus), places
 
 
-def _short(wanted: int, hardware: Hardware, found: int, holders: Counter[str], memory_bytes: int) -> str:
+def _short(seen: _Seen, found: int) -> str:
     """Who has what, so that a person can end something, add something or ask for less."""
+    hardware, needs, wanted = seen.hardware, seen.needs, seen.needs.devices
     if not hardware.gpus:
         return f"{wanted} GPU{'s' * (wanted > 1)} wanted: {hardware.gpu_note or 'no GPU'}"
-    need = f" with {memory_bytes / GIB:.1f} GiB free" if memory_bytes else ""
-    held = sum(1 for gpu in hardware.gpus if holders[gpu.uuid])
+    kind = f" of compute capability {needs.sm / 10:.1f}" if needs.sm else ""
+    kind = kind or (f" of compute capability {needs.least_sm / 10:.1f} or later" if needs.least_sm else "")
+    need = f" with {seen.least / GIB:.1f} GiB free" if seen.least else ""
+    held = sum(1 for gpu in hardware.gpus if gpu.uuid in seen.held)
     each = ", ".join(
         f"{gpu.index}: {gpu.free_bytes / GIB:.1f} of {gpu.memory_bytes / GIB:.1f}" for gpu in hardware.gpus
     )
     return (
-        f"{wanted} GPU{'s' * (wanted > 1)}{need} wanted, {found} of {len(hardware.gpus)} of this machine free "
+        f"{wanted} GPU{'s' * (wanted > 1)}{kind}{need} wanted, {found} of {len(hardware.gpus)} of this machine free "
         f"({held} held by other instances; GiB free by GPU: {each}); retire a version, or use less tensor parallelism"
     )
 

@@ -20,6 +20,9 @@ from rollout.errors import Unavailable
 
 GAP_S = 10.0  # readings further apart say nothing of the time between them; the energy counter still does
 KEPT_S = 4 * 3600.0
+COARSE_S = 60.0  # between the readings that are kept of what is older, for the counters
+KEPT_COARSE_S = 7 * 24 * 3600.0
+LEAST_SEEN = 0.95  # of a stretch: with less of it known, its energy is not set against its tokens
 #: Why clocks are lower than they could be (nvml.h, nvmlClocksEventReason*). Idle, or set by a user, is no throttling.
 REASONS = {
     pynvml.nvmlClocksEventReasonSwPowerCap: "power cap",
@@ -113,22 +116,32 @@ def open_sampler(library: Any = pynvml) -> Iterator[Sampler]:
 
 
 class Readings:
-    """The latest readings of each GPU, ``kept_s`` seconds of them at one a second. Safe to use from several threads."""
+    """The latest readings of each GPU: ``kept_s`` seconds of them at one a second, and of ``coarse_kept_s`` seconds
+    before these one a minute. Safe to use from several threads."""
 
-    def __init__(self, kept_s: float = KEPT_S) -> None:
-        self._kept, self._lock = int(kept_s), threading.Lock()
+    def __init__(self, kept_s: float = KEPT_S, coarse_kept_s: float = KEPT_COARSE_S) -> None:
+        self._kept, self._coarse_kept, self._lock = int(kept_s), int(coarse_kept_s / COARSE_S), threading.Lock()
         self._by_gpu: dict[str, deque[Reading]] = {}
+        self._older: dict[str, deque[Reading]] = {}
 
     def add(self, readings: Iterable[Reading]) -> None:
         """Keep them, and let go of the oldest."""
         with self._lock:
             for reading in readings:
-                self._by_gpu.setdefault(reading.uuid, deque(maxlen=self._kept)).append(reading)
+                kept = self._by_gpu.setdefault(reading.uuid, deque(maxlen=self._kept))
+                if len(kept) == self._kept:
+                    self._keep_older(kept[0])
+                kept.append(reading)
+
+    def _keep_older(self, reading: Reading) -> None:
+        older = self._older.setdefault(reading.uuid, deque(maxlen=self._coarse_kept))
+        if not older or reading.at - older[-1].at >= COARSE_S:
+            older.append(reading)
 
     def of(self, uuid: str) -> tuple[Reading, ...]:
         """All that is kept of one GPU, oldest first."""
         with self._lock:
-            return tuple(self._by_gpu.get(uuid, ()))
+            return (*self._older.get(uuid, ()), *self._by_gpu.get(uuid, ()))
 
     def gpus(self) -> tuple[str, ...]:
         """The GPUs of which something is kept."""
@@ -143,7 +156,8 @@ class Readings:
 
 @dataclass(frozen=True)
 class GpuUse:
-    """One GPU over a stretch of time. ``seconds`` of it were seen; means are over these."""
+    """One GPU over a stretch of ``span_s`` seconds. ``seconds`` of it were seen; means and peaks are of these.
+    ``joules`` are of ``joules_over_s`` seconds, which are more where just the counter was read from time to time."""
 
     uuid: str
     seconds: float
@@ -157,6 +171,13 @@ class GpuUse:
     throttled: dict[str, float] = field(default_factory=dict)  # reason -> seconds
     ecc_corrected: int | None = None  # new ones
     ecc_uncorrected: int | None = None
+    span_s: float = 0.0
+    joules_over_s: float = 0.0
+
+    @property
+    def energy_known(self) -> bool:
+        """Of nearly all of the stretch."""
+        return self.joules is not None and self.joules_over_s >= LEAST_SEEN * self.span_s
 
 
 def gpu_use(readings: Sequence[Reading], since: float, until: float) -> GpuUse | None:
@@ -181,6 +202,8 @@ def gpu_use(readings: Sequence[Reading], since: float, until: float) -> GpuUse |
         throttled={name: seconds for name, seconds in why.items() if seconds},
         ecc_corrected=_grown([reading.ecc_corrected for reading in touched]),
         ecc_uncorrected=_grown([reading.ecc_uncorrected for reading in touched]),
+        span_s=until - since,
+        joules_over_s=sum(span.seconds for span in spans if span.joules() is not None),
     )
 
 
@@ -219,7 +242,8 @@ def per_1000_tokens(joules: float | None, tokens: int) -> float | None:
 
 def together(uses: Sequence[GpuUse], tokens: int = 0) -> dict[str, float]:
     """Several GPUs over the same stretch as flat numbers: mean utilisation, sums of power, energy, errors; the peak of
-    memory is that of the fullest. Empty without a GPU; what none of them tells is left out."""
+    memory is that of the fullest. Empty without a GPU; what none of them tells is left out, and so is the energy of
+    1,000 tokens unless that of each GPU is known for nearly all of the stretch in which they were generated."""
     if not uses:
         return {}
     joules = _sum(use.joules for use in uses)
@@ -231,11 +255,12 @@ def together(uses: Sequence[GpuUse], tokens: int = 0) -> dict[str, float]:
         "memory_peak_bytes": _most(use.memory_peak_bytes for use in uses),
         "watts_mean": _sum(use.watts_mean for use in uses),
         "joules": joules,
+        "joules_over_s": min(use.joules_over_s for use in uses) if joules is not None else None,
         "celsius_max": _most(use.celsius_max for use in uses),
         "throttled_s": max(use.throttled_s for use in uses),
         "ecc_corrected": _sum(use.ecc_corrected for use in uses),
         "ecc_uncorrected": _sum(use.ecc_uncorrected for use in uses),
-        "energy_j_per_1000_tokens": per_1000_tokens(joules, tokens),
+        "energy_j_per_1000_tokens": per_1000_tokens(joules, tokens) if all(u.energy_known for u in uses) else None,
     }
     return {name: float(value) for name, value in numbers.items() if value is not None}
 

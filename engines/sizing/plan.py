@@ -38,7 +38,7 @@ def plan_on(shape: ModelShape, demand: Demand, hardware: Hardware, recommend: bo
     if chosen:
         demand = replace(demand, tensor=chosen.tensor, pipeline=chosen.pipeline)
     refusal = _refused(shape, demand, hardware)
-    option = chosen or as_asked(shape, demand, fit_on(shape, demand, hardware))
+    option = chosen or as_asked(shape, demand, hardware, fit_on(shape, demand, hardware))
     return Plan(shape, demand, hardware, option, alternatives(shape, demand, hardware), refusal)
 
 

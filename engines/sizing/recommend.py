@@ -10,11 +10,11 @@ from engines.hardware import Hardware
 from engines.sizing.measure import Demand, Fit, fit_on, free_gpus, gib
 from engines.sizing.rules import possible_tensor_parallel
 from engines.sizing.shape import ModelShape
-from engines.sizing.weight_formats import WEIGHTS, check_hardware, kv_dtype_of, weights_of
+from engines.sizing.weight_formats import WEIGHTS, check_hardware, kv_dtype_of, served_as, weights_of
 from rollout.errors import Refused
 
-WITH_DTYPE = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}  # plain weights are served in that
 LARGEST_FRACTION = 0.97  # of what is free; the rest is for what no plan foresees
+_ANY = 999  # processors compute every format
 _FP8 = 89  # compute capability from which FP8 is computed as such
 OFFERED = {  # smaller weights that can be made of a plain checkpoint, or found made
     "vllm": ("fp8", "int8_sq", "int4_awq", "nvfp4"),
@@ -48,11 +48,15 @@ def splits(shape: ModelShape, demand: Demand, gpus: int) -> Iterator[tuple[int, 
 
 def check_formats(shape: ModelShape, demand: Demand, hardware: Hardware) -> None:
     """The formats exist, and the GPUs that would be taken can compute them. Raises Refused."""
-    name, cache = weights_of(shape, demand.weights).name, kv_dtype_of(shape, demand.kv_dtype)
-    if name in WITH_DTYPE.values():
-        name = WITH_DTYPE.get(demand.dtype, name)
+    name, cache = weights_on(shape, demand, hardware), kv_dtype_of(shape, demand.kv_dtype)
     for gpu in free_gpus(hardware.gpus, demand.world):
         check_hardware(name, cache, gpu.sm, demand.engine)
+
+
+def weights_on(shape: ModelShape, demand: Demand, hardware: Hardware) -> str:
+    """What the weights are called on the GPUs that would be taken, or on processors. Raises Refused."""
+    oldest = min((gpu.sm for gpu in free_gpus(hardware.gpus, demand.world)), default=_ANY)
+    return served_as(shape, demand.weights, demand.dtype, demand.engine, oldest)
 
 
 def _note(shape: ModelShape, demand: Demand, hardware: Hardware) -> str:
@@ -71,7 +75,7 @@ def best_split(shape: ModelShape, demand: Demand, hardware: Hardware, draft: Mod
     gpus, best = max(1, len(hardware.gpus)), None
     for tensor, pipeline in splits(shape, demand, gpus):
         found = fit_on(shape, replace(demand, tensor=tensor, pipeline=pipeline), hardware, draft)
-        option = Option(weights_of(shape, demand.weights).name, tensor, pipeline, found)
+        option = Option(weights_on(shape, demand, hardware), tensor, pipeline, found)
         if found.sequences >= demand.slots:
             return option
         if found.fits and (best is None or (pipeline == best.pipeline and found.sequences > best.fit.sequences)):
@@ -112,11 +116,11 @@ def closest_split(
     shape: ModelShape, demand: Demand, hardware: Hardware, draft: ModelShape | None = None
 ) -> Option | None:
     """Of the splits that do not fit, the one that is short of the fewest bytes."""
-    name = weights_of(shape, demand.weights).name
 
     def tried(split: tuple[int, int]) -> Option:
         asked = replace(demand, tensor=split[0], pipeline=split[1])
-        return Option(name, *split, fit_on(shape, asked, hardware, draft), _note(shape, asked, hardware))
+        found, note = fit_on(shape, asked, hardware, draft), _note(shape, asked, hardware)
+        return Option(weights_on(shape, asked, hardware), *split, found, note)
 
     options = map(tried, splits(shape, demand, max(1, len(hardware.gpus))))
     return min(options, key=lambda option: _least(option.fit), default=None)
@@ -130,7 +134,7 @@ def ways_out(shape: ModelShape, demand: Demand, hardware: Hardware, draft: Model
     """What would fit instead, as the end of a refusal: other splits or weights, a shorter context, a larger
     share, other GPUs."""
     others = alternatives(shape, demand, hardware, draft)
-    asked = (weights_of(shape, demand.weights).name, demand.tensor, demand.pipeline)
+    asked = (weights_on(shape, demand, hardware), demand.tensor, demand.pipeline)
     out = [
         f"{said(option)} ({option.fit.kv_tokens:,} tokens of keys and values)"
         for option in others
@@ -158,9 +162,9 @@ def least_fraction(found: Fit) -> float:
     return share if share <= LARGEST_FRACTION else 0.0
 
 
-def as_asked(shape: ModelShape, demand: Demand, found: Fit) -> Option:
+def as_asked(shape: ModelShape, demand: Demand, hardware: Hardware, found: Fit) -> Option:
     """What the demand itself comes to."""
-    return Option(weights_of(shape, demand.weights).name, demand.tensor, demand.pipeline, found)
+    return Option(weights_on(shape, demand, hardware), demand.tensor, demand.pipeline, found)
 
 
 def said(option: Option) -> str:

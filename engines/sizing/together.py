@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import ceil
 from typing import Literal
 
+from engines.devices.sharing import least_bytes, taken_bytes
 from engines.hardware import Hardware
 from engines.sizing.measure import Demand, fit, gib
 from engines.sizing.shape import ModelShape
@@ -20,6 +20,8 @@ from rollout.errors import Refused
 Way = Literal["side by side", "shrink", "borrow", "stop-start"]
 Held = Mapping[str, int]  # device -> bytes that one instance holds on it
 HOST = "memory"  # the one device of a machine without GPUs
+_SHARES = 100  # steps in which a share of the memory is chosen
+_MOST_SHARE = 97  # of them; allocators need some
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Occupant:
 
     def size(self, slots: int) -> int:
         """Bytes of a device with which one instance can hold so many requests."""
-        return max(1, self.fixed_bytes + ceil(self.request_bytes * slots / self.memory_fraction))
+        return max(1, least_bytes(self.fixed_bytes, self.request_bytes, slots, self.memory_fraction))
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Together:
     places: tuple[Held, ...]
     cache_bytes: int
     stop: int = 0
-    settings: Mapping[str, int] = field(default_factory=dict)
+    settings: Mapping[str, int | float] = field(default_factory=dict)
     sentence: str = ""
 
 
@@ -96,22 +98,59 @@ def occupant(name: str, shape: ModelShape, demand: Demand, instances: int, draft
 
 def plan_together(stable: Occupant, candidate: Occupant, devices: Sequence[Device]) -> Together:
     """How the candidate can start, the least change first: with all its slots beside all of stable ("side by side"),
-    with fewer slots ("shrink"), after some of stable's instances ended ("borrow"), after all did ("stop-start").
+    with another share for its cache or fewer slots ("shrink"), after some of stable's instances ended ("borrow"), after
+    all did ("stop-start").
 
-    Where stable is not ``placed`` it is put on the devices first. Raises Refused with the numbers of every way.
+    Where stable is not ``placed`` it is put on the devices first; where both have room only if stable begins with a
+    smaller share, the sentence names it. Raises Refused with the numbers of every way.
     """
     free = {device.name: device.free_bytes for device in devices}
-    stable = _settled(stable, free)
+    try:
+        told = _least_change(_settled(stable, room := dict(free)), candidate, room)
+    except Refused:
+        if (shared := _with_set_shares(stable, candidate, free)) is not None:
+            return shared
+        raise
+    if told.stop and (shared := _with_set_shares(stable, candidate, free)) is not None:
+        return shared
+    return told
+
+
+def left_by(pending: Occupant, free: Held) -> dict[str, int]:
+    """Free bytes by device once ``pending`` is there too; as they were where it has no room and waits."""
+    slots = _most_slots(pending, free)
+    total = _total((_pack(free, pending, slots) if slots else None) or ())
+    return {name: size - total[name] for name, size in free.items()}
+
+
+def _least_change(stable: Occupant, candidate: Occupant, free: Held) -> Together:
     running = len(stable.placed)
-    kept = range(1, running)
     rooms = {stop: _room(stable, free, stop) for stop in range(running + 1)}
-    for stops in ((0,), kept, (running,)):
-        for slots in (candidate.slots, 0):
+    for stops in ((0,), range(1, running), (running,)):
+        for attempt in (_try, _with_share, _with_fewer_slots, _with_both):
             for stop in stops:
-                told = _try(stable, candidate, rooms[stop], stop, slots)
+                told = attempt(stable, candidate, rooms[stop], stop)
                 if told is not None:
                     return told
     raise _refusal(stable, candidate, rooms)
+
+
+def _with_set_shares(stable: Occupant, candidate: Occupant, free: Held) -> Together | None:
+    """Both with all their slots, where a stable that does not run yet begins with the largest smaller share with which both fit."""
+    if stable.placed or not stable.instances or not stable.greedy:
+        return None
+    for attempt in (_try, _with_share):
+        for share in range(round(stable.memory_fraction * _SHARES) - 1, 0, -1):
+            smaller = replace(stable, memory_fraction=share / _SHARES)
+            places = _pack(free, smaller, stable.slots)
+            if places is None:
+                continue
+            room = {name: size - _total(places)[name] for name, size in free.items()}
+            told = attempt(smaller, candidate, room, 0)
+            if told is not None:
+                begins = f"if {stable.name} has memory_fraction {share / _SHARES:g} from its start"
+                return replace(told, way="shrink", sentence=f"{begins}, {told.sentence}")
+    return None
 
 
 def _settled(stable: Occupant, free: dict[str, int]) -> Occupant:
@@ -119,16 +158,21 @@ def _settled(stable: Occupant, free: dict[str, int]) -> Occupant:
     if stable.placed or not stable.instances:
         return stable
     slots = _most_slots(stable, free)
-    places = _pack(free, stable, slots) if slots else None
-    if places is None:
+    placed = _pack(free, stable, slots) if slots else None
+    if placed is None:
         there = f"{gib(max(free.values(), default=0))} free on the emptiest of {len(free)}"
         rule = f"{_needs(stable)}, before any candidate"
         raise Refused("memory", there, rule, f"fewer instances of {stable.name}, or more devices")
-    placed = _held(stable, free, places, slots)
-    for held in placed:
-        for name, size in held.items():
-            free[name] -= size
+    for name, size in _total(placed).items():
+        free[name] -= size
     return replace(stable, placed=placed)
+
+
+def _total(places: Sequence[Held]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for place in places:
+        total.update(place)
+    return total
 
 
 def _room(stable: Occupant, free: Held, stop: int) -> dict[str, int]:
@@ -139,21 +183,56 @@ def _room(stable: Occupant, free: Held, stop: int) -> dict[str, int]:
     return dict(room)
 
 
-def _try(stable: Occupant, candidate: Occupant, room: Held, stop: int, slots: int) -> Together | None:
-    """The plan with so many slots (0: as many as fit) after ``stop`` instances of stable ended, if there is one."""
-    slots = slots or _most_slots(candidate, room)
-    places = _pack(room, candidate, slots) if slots else None
-    if places is None:
+def _try(stable: Occupant, candidate: Occupant, room: Held, stop: int) -> Together | None:
+    """The plan with all it asks for after ``stop`` instances of stable ended, if there is one."""
+    return _told(stable, candidate, candidate, room, stop)
+
+
+def _with_share(stable: Occupant, candidate: Occupant, room: Held, stop: int) -> Together | None:
+    """With all its slots and another share of what is free then: the largest that is smaller, else the least that is
+    larger."""
+    if not candidate.greedy:
         return None
-    held = _held(candidate, room, places, slots)
-    cache = min((size for place in held for size in place.values()), default=0) - candidate.fixed_bytes
-    fewer = slots < candidate.slots
+    own = round(candidate.memory_fraction * _SHARES)
+    for share in (*range(own - 1, 0, -1), *range(own + 1, _MOST_SHARE + 1)):
+        asked = replace(candidate, memory_fraction=share / _SHARES)
+        if (told := _told(stable, candidate, asked, room, stop)) is not None:
+            return told
+    return None
+
+
+def _with_fewer_slots(stable: Occupant, candidate: Occupant, room: Held, stop: int) -> Together | None:
+    slots = _most_slots(candidate, room)
+    return _told(stable, candidate, replace(candidate, slots=slots), room, stop) if slots else None
+
+
+def _with_both(stable: Occupant, candidate: Occupant, room: Held, stop: int) -> Together | None:
+    """With the smaller share that holds the most slots: several greedy instances on one device need that."""
+    if not candidate.greedy:
+        return None
+    shares = range(round(candidate.memory_fraction * _SHARES) - 1, 0, -1)
+    asked = [replace(candidate, memory_fraction=share / _SHARES) for share in shares]
+    given = [replace(one, slots=_most_slots(one, room)) for one in asked]
+    best = max(given, key=lambda one: one.slots, default=candidate)
+    return _told(stable, candidate, best, room, stop) if best.slots else None
+
+
+def _told(stable: Occupant, wanted: Occupant, given: Occupant, room: Held, stop: int) -> Together | None:
+    """The plan with what the candidate is ``given`` of what it ``wanted``."""
+    held = _pack(room, given, given.slots)
+    if held is None:
+        return None
+    cache = max(0, min((size for place in held for size in place.values()), default=0) - given.fixed_bytes)
+    settings: dict[str, int | float] = {}
+    if given.slots != wanted.slots:
+        settings["slots"] = given.slots
+    if given.memory_fraction != wanted.memory_fraction:
+        settings["memory_fraction"] = given.memory_fraction
     running = len(stable.placed)
-    way: Way = (
-        "stop-start" if running and stop == running else "borrow" if stop else "shrink" if fewer else "side by side"
-    )
-    settings = {"slots": slots} if fewer else {}
-    return Together(way, held, max(0, cache), stop, settings, _sentence(way, stable, candidate, stop, slots, cache))
+    way: Way = "shrink" if settings else "side by side"
+    if stop:
+        way = "stop-start" if stop == running else "borrow"
+    return Together(way, held, cache, stop, settings, _sentence(way, stable, given, stop, wanted.slots, cache))
 
 
 def _most_slots(who: Occupant, room: Held) -> int:
@@ -165,34 +244,23 @@ def _most_slots(who: Occupant, room: Held) -> int:
     return low
 
 
-def _pack(room: Held, who: Occupant, slots: int) -> tuple[tuple[str, ...], ...] | None:
-    """Devices of each instance, the emptiest first, each instance on as many different ones as it needs."""
-    size = who.size(slots)
-    left = {name: free // size for name, free in room.items()}
-    places = []
+def _pack(room: Held, who: Occupant, slots: int) -> tuple[Held, ...] | None:
+    """What each instance then holds, one after the other as they are started, each on as many different devices as it
+    needs, the emptiest first. A greedy one leaves the next only what its share leaves."""
+    size, left, places = who.size(slots), dict(room), []
     for _ in range(who.instances):
-        chosen = sorted(left, key=lambda name: (-left[name], -room[name]))[: who.devices]
-        if len(chosen) < who.devices or any(left[name] < 1 for name in chosen):
+        chosen = sorted(left, key=lambda name: -left[name])[: who.devices]
+        if len(chosen) < who.devices or any(left[name] < size for name in chosen):
             return None
-        left.update({name: left[name] - 1 for name in chosen})
-        places.append(tuple(chosen))
+        fixed, one, share = who.fixed_bytes, who.request_bytes, who.memory_fraction
+        held = {name: taken_bytes(fixed, one, slots, share, who.greedy, left[name]) for name in chosen}
+        left.update({name: left[name] - taken for name, taken in held.items()})
+        places.append(held)
     return tuple(places)
 
 
-def _held(who: Occupant, room: Held, places: Sequence[Sequence[str]], slots: int) -> tuple[Held, ...]:
-    """What each instance takes: instances of one version share a device evenly."""
-    sharing = Counter(name for place in places for name in place)
-
-    def on(name: str) -> int:
-        left = room[name] // sharing[name] - who.fixed_bytes
-        wanted = who.request_bytes * slots
-        return who.fixed_bytes + (max(wanted, int(who.memory_fraction * left)) if who.greedy else wanted)
-
-    return tuple({name: on(name) for name in place} for place in places)
-
-
 def _sentence(way: Way, stable: Occupant, candidate: Occupant, stop: int, slots: int, cache: int) -> str:
-    room = f"{candidate.name} has {gib(cache)} of cache on each device, for {slots} of its {candidate.slots} slots"
+    room = f"{candidate.name} has {gib(cache)} of cache on each device, for {candidate.slots} of its {slots} slots"
     match way:
         case "side by side":
             return f"all of {stable.name} stays; {room}"

@@ -98,6 +98,19 @@ def weights_of(shape: ModelShape, asked: str) -> WeightFormat:
     return replace(stored, group=shape.group_size) if stored.scale_bytes else stored
 
 
+def served_as(shape: ModelShape, asked: str, dtype: str, engine: str, sm: int) -> str:
+    """The format that the weights are computed in by GPUs of which the oldest has compute capability ``sm``.
+
+    What is not quantised follows ``dtype``; under "auto" vLLM makes float16 of bfloat16 where a GPU has none
+    (vllm/config/model.py: _resolve_auto_dtype; vllm/platforms/cuda.py: supported_dtypes). Raises Refused.
+    """
+    name = weights_of(shape, asked).name
+    if name not in _BY_DTYPE.values():
+        return name
+    converted = engine == "vllm" and asked == "none" and name == "bf16" and sm < WEIGHTS["bf16"].vllm_sm
+    return _BY_DTYPE.get(dtype, "fp16" if converted else name)
+
+
 def kv_dtype_of(shape: ModelShape, asked: str) -> str:
     """The key of ``KV_BYTES`` that "auto" means for a model: what its checkpoint asks for, else 16 bits.
 
@@ -120,8 +133,7 @@ def check_hardware(weight_format: str, kv_dtype: str, sm: int, engine: str = "te
         return
     for_weights = _known(weight_format).needs_sm(engine)
     if sm < for_weights:
-        able = [name for name, f in WEIGHTS.items() if f.needs_sm(engine) <= sm and name not in ("none", "fp32")]
-        fix = f"use a GPU that has it, or one of: {', '.join(able)}" if able else "use a newer GPU, or llama_cpp"
+        fix = _remedy(weight_format, sm, engine)
         raise Refused("quantization", weight_format, _needs(for_weights, sm, engine), fix)
     for_kv = _KV_SM.get(kv_dtype, 0)
     if sm < for_kv:
@@ -132,6 +144,16 @@ def _known(asked: str) -> WeightFormat:
     if asked not in WEIGHTS:
         raise Refused("quantization", asked, "there is no such format of weights", f"use one of: {', '.join(WEIGHTS)}")
     return WEIGHTS[asked]
+
+
+def _remedy(weight_format: str, sm: int, engine: str) -> str:
+    """What that GPU computes instead, or what else would compute the format."""
+    able = [name for name, f in WEIGHTS.items() if f.needs_sm(engine) <= sm and name not in ("none", "fp32")]
+    if not able:
+        others = "vllm or llama_cpp" if sm >= WEIGHTS["fp16"].vllm_sm and engine != "vllm" else "llama_cpp"
+        return f"use a newer GPU, or engine {others}"
+    dtype = "dtype auto or float16, or " if (engine, weight_format) == ("vllm", "bf16") and "fp16" in able else ""
+    return f"use a GPU that has it, or {dtype}one of: {', '.join(able)}"
 
 
 def _needs(least: int, sm: int, engine: str) -> str:

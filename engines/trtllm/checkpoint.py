@@ -34,6 +34,7 @@ _BITS = {
     "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64, "C64": 64, "F4": 4,
     "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
+_HEADER_BYTES = 100_000_000  # what the library itself reads at most
 _FETCH = "fetch the model again and compare the sha256 of its files"
 
 
@@ -72,14 +73,29 @@ def read_tensors(path: Path, fix: str = _FETCH) -> dict[str, Tensor]:
             raise Corrupt(
                 f"{path.name} is truncated: it has {size} bytes and its header alone needs {length + 8}; {fix}"
             )
+        if length > _HEADER_BYTES:
+            raise Corrupt(
+                f"{path.name}: its header is damaged: it has {length} bytes and may have {_HEADER_BYTES}; {fix}"
+            )
         content = file.read(length)
     try:
         entries = [(name, entry) for name, entry in json.loads(content).items() if name != "__metadata__"]
-        tensors = [Tensor(name, e["dtype"], tuple(e["shape"]), *e["data_offsets"]) for name, e in entries]
-    except (ValueError, KeyError, TypeError, AttributeError) as bad:
+        tensors = [_tensor(name, entry) for name, entry in entries]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as bad:
         raise Corrupt(f"{path.name}: its header is damaged ({bad}); {fix}") from bad
     _check_bytes(path, tensors, size - 8 - length, fix)
     return {tensor.name: tensor for tensor in tensors}
+
+
+def _tensor(name: str, entry: Mapping[str, Any]) -> Tensor:
+    """Raises ValueError, KeyError, TypeError."""
+    dtype, shape, (first, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str):
+        raise TypeError(f"{name}: its type is {dtype!r}")
+    for number in (*shape, first, end):
+        if type(number) is not int or number < 0:  # True is an int too
+            raise ValueError(f"{name}: {number!r} is no size")
+    return Tensor(name, dtype, tuple(shape), first, end)
 
 
 def _check_bytes(path: Path, tensors: list[Tensor], data: int, fix: str) -> None:

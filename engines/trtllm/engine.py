@@ -17,7 +17,6 @@ from engines.port import (
     EngineSpec,
     LocalSettings,
     MetricsPage,
-    Needs,
     Placement,
     Progress,
     Readiness,
@@ -87,7 +86,7 @@ class TensorRtLlm:
             commands=steps,
             built_with=with_,
             draft=draft,
-            needs=Needs(sized.fit.fixed_bytes, sized.fit.sequence_bytes, planning.world(spec), greedy=True),
+            needs=planning.needs(spec, sized, hardware),
         )
 
     def build(self, plan: BuildPlan, progress: Progress, run: Run | None = None) -> Engine:

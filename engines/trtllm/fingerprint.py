@@ -7,18 +7,29 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from packaging.version import Version
 
 from engines.hardware import Hardware
 from engines.port import EngineSpec
-from engines.trtllm.recipe_spec import calibration_of, lookahead, paged_context, recipe_of, step_tokens, version_of
+from engines.trtllm.recipe_spec import (
+    EXAMPLES_KEY,
+    MODELOPT_KEY,
+    calibration_of,
+    lookahead,
+    paged_context,
+    recipe_of,
+    step_tokens,
+    version_of,
+)
 from rollout.errors import Refused
 
 BUILDER = "1"  # raise it when the same inputs give other bytes
 _TENSORRT = (("1.3.0rc0", "10.15.1"), ("1.2.0", "10.14.1"), ("1.1.0", "10.13.3"))  # pins of the packages, newest first
 _MODELOPT = (("1.3.0rc23", ""), ("1.1.0", "0.37.0"))
+_MADE_ONLY = ("image", "scripts")  # they make other files, and do not matter to what serves those
 _WORDS = {
     "builder": "the builder's format",
     "recipe": "the recipe",
@@ -43,13 +54,16 @@ def fingerprint(
 
 
 def built_with(spec: EngineSpec, version: str, hardware: Hardware) -> dict[str, str]:
-    """What builds it here and now, by pins of the package. Raises Refused."""
+    """What builds it here and now: pins of the package, image, scripts that are not the package's. Raises Refused."""
     recipe = recipe_of(spec)
     found = {"builder": BUILDER, "recipe": recipe, "version": str(version_of(version))}
     if recipe == "tensorrt":
         found |= {"tensorrt": _pin(_TENSORRT, version), "sm": str(architecture(hardware))}
     if spec.quantization != "none":
         found["modelopt"] = _pin(_MODELOPT, version)
+    if recipe == "tensorrt" or spec.quantization != "none":  # else files are linked, by nobody's tool
+        found["image"] = spec.container.image if spec.container else ""  # empty: that of the version
+        found["scripts"] = _scripts(spec.environment.get(EXAMPLES_KEY if recipe == "tensorrt" else MODELOPT_KEY, ""))
     return {name: value for name, value in found.items() if value}
 
 
@@ -91,9 +105,9 @@ def shaping(spec: EngineSpec) -> dict[str, Any]:
 
 
 def why_stale(was: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """In words, why something built with ``was`` is not what would be built ``now``; empty where it is."""
+    """In words, why something built with ``was`` cannot be served by what is here ``now``; empty where it can."""
     changed = [name for name in _WORDS if was.get(name) != now.get(name)]
-    changed += sorted(name for name in {*was, *now} - set(_WORDS) if was.get(name) != now.get(name))
+    changed += sorted(name for name in {*was, *now} - {*_WORDS, *_MADE_ONLY} if was.get(name) != now.get(name))
     parts = [f"{_WORDS.get(name, name)} was {was.get(name, 'none')} and is {now.get(name, 'none')}" for name in changed]
     return f"{'; '.join(parts)}: it is built again" if parts else ""
 
@@ -102,3 +116,16 @@ def _pin(pins: tuple[tuple[str, str], ...], version: str) -> str:
     """The version that a package of TensorRT-LLM asks for; empty where we know none."""
     wanted = version_of(version)
     return next((pin for since, pin in pins if wanted >= Version(since)), "")
+
+
+def _scripts(directory: str) -> str:
+    """Those of a checkout by their content, so that its place does not count; the place where they cannot be read."""
+    folder, read = Path(directory), hashlib.sha256()
+    try:
+        found = sorted(path for path in folder.rglob("*.py") if path.is_file()) if directory else []
+        for path in found:
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            read.update(f"{path.relative_to(folder)} {content}\n".encode())
+    except OSError:
+        return directory
+    return read.hexdigest()[:16] if found else directory

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engines.hardware import Hardware
-from engines.port import BuildStep, EngineSpec
+from engines.port import BuildStep, EngineSpec, Needs
 from engines.sizing import memory
 from engines.sizing.config_file import shape_at
-from engines.sizing.fit import Fit, check_fit, demand_of
+from engines.sizing.fit import Fit, check_fit, computing, demand_of, least_sm, to_build_for
 from engines.sizing.measure import free_gpus, gib
 from engines.sizing.rules import check_architecture, check_parallel
 from engines.sizing.shape import ModelShape
@@ -57,8 +57,19 @@ def size(
     if draft and small:
         check_draft_model(spec, model, draft, small)
     usable = _of_one_kind(spec, hardware)
-    check_recipe(spec, contract.version, shape.architecture, min((gpu.sm for gpu in usable.gpus), default=0))
-    return Sized(shape, check_fit(shape, demand_of(spec), usable, small), small)
+    sm = min((gpu.sm for gpu in usable.gpus), default=0)
+    check_recipe(spec, contract.version, shape.architecture, sm, stored_kv=shape.kv_quantization)
+    demand = demand_of(spec)
+    return Sized(shape, check_fit(shape, demand, to_build_for(shape, demand, usable, small), small), small)
+
+
+def needs(spec: EngineSpec, sized: Sized, hardware: Hardware) -> Needs:
+    """What one instance takes, and of which GPUs: a TensorRT engine of the architecture that it is built for, a
+    checkpoint of all that compute its formats."""
+    fit, demand = sized.fit, demand_of(spec)
+    built = architecture(hardware) if recipe_of(spec) == "tensorrt" else 0
+    least = least_sm(sized.shape, demand, computing(sized.shape, demand, _of_one_kind(spec, hardware)))
+    return Needs(fit.fixed_bytes, fit.sequence_bytes, world(spec), True, built, least)
 
 
 def steps(
@@ -76,8 +87,9 @@ def steps(
     seen = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus and not box else {}
     told = replace(spec, environment={**seen, **spec.environment})
     draft_dir = draft.directory if draft else None
+    family, stored_kv = sized.shape.architecture, sized.shape.kv_quantization
     made = build_steps(
-        model.directory, "{out}", told, contract.version, sized.shape.architecture, box, draft_dir, python
+        model.directory, "{out}", told, contract.version, family, box, draft_dir, python, stored_kv=stored_kv
     )
     if draft is None:
         return made

@@ -19,9 +19,11 @@ from engines.trtllm.recipe_spec import (
 from rollout.errors import Refused
 
 
-def check_recipe(spec: EngineSpec, version: str, architecture: str, sm: int = 0, stored: str = "") -> None:
+def check_recipe(
+    spec: EngineSpec, version: str, architecture: str, sm: int = 0, stored: str = "", stored_kv: str = ""
+) -> None:
     """What can be said of a spec before anything is built. ``sm`` (90 for Hopper) 0: the GPU is not known yet.
-    ``stored``: the quantisation that the checkpoint came with. Raises Refused.
+    ``stored``, ``stored_kv``: how the checkpoint came, weights and keys and values. Raises Refused.
     """
     calibration_of(spec)
     if recipe_of(spec) == "tensorrt":
@@ -35,7 +37,7 @@ def check_recipe(spec: EngineSpec, version: str, architecture: str, sm: int = 0,
         _check_tensorrt(spec, version, architecture)
         _check_blackwell(spec, sm)
     else:
-        _check_pytorch(spec, version)
+        _check_pytorch(spec, version, stored_kv)
 
 
 def _check_tensorrt(spec: EngineSpec, version: str, architecture: str) -> None:
@@ -122,7 +124,7 @@ def _check_blackwell(spec: EngineSpec, sm: int) -> None:
         )
 
 
-def _check_pytorch(spec: EngineSpec, version: str) -> None:
+def _check_pytorch(spec: EngineSpec, version: str, stored_kv: str) -> None:
     version_of(version)
     if spec.quantization == "int8_sq":
         raise Refused(
@@ -145,11 +147,11 @@ def _check_pytorch(spec: EngineSpec, version: str) -> None:
             "the PyTorch backend has keys and values as auto, fp8 or nvfp4",
             "use one of these",
         )
-    if spec.kv_cache_dtype == "nvfp4" and spec.quantization == "none":
+    if spec.kv_cache_dtype == "nvfp4" and spec.quantization == "none" and stored_kv != "nvfp4":
         raise Refused(
             "kv_cache_dtype",
             "nvfp4",
-            "its scales come with a quantised checkpoint, and this one is not",
+            "its scales come with a quantised checkpoint, and this one has none",
             "use kv_cache_dtype fp8 or auto, or quantization nvfp4",
         )
     if spec.quantization != "none" and not spec.environment.get(MODELOPT_KEY):

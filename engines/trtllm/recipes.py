@@ -48,13 +48,15 @@ def build_steps(
     image: Container | None,
     draft_dir: str | None = None,
     python: str = "python3",
+    stored_kv: str = "",
 ) -> tuple[BuildStep, ...]:
     """The commands, in order, with every setting that matters stated. ``out`` is the engine directory or ``{out}``.
 
     In a container the model and ``out`` lie at the same paths as outside. ``python`` is the interpreter that has
-    TensorRT-LLM (its folder has ``trtllm-build``). A draft model's files are checked. Raises Refused.
+    TensorRT-LLM (its folder has ``trtllm-build``). ``stored_kv`` is as in ``check_recipe``. A draft model's files are
+    checked. Raises Refused.
     """
-    check_recipe(spec, version, architecture)
+    check_recipe(spec, version, architecture, stored_kv=stored_kv)
     python = "python3" if image else python
     box = _mounted(image, model_dir, out, spec)
     if recipe_of(spec) == "tensorrt":

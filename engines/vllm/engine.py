@@ -28,7 +28,7 @@ from engines.port import (
 )
 from engines.recorded import check_digests, told
 from engines.sizing.config_file import shape_at
-from engines.sizing.fit import Fit, check_fit, tokens_per_step
+from engines.sizing.fit import Fit, check_fit, computing, least_sm, to_build_for, tokens_per_step
 from engines.sizing.measure import gib
 from engines.sizing.shape import ModelShape
 from engines.steps import build_in
@@ -86,8 +86,11 @@ class Vllm:
             check_converter(one, found)
         guess = small.shape if small else None
         check_model(spec, source.shape, device, hardware, guess)
-        fit = check_fit(source.shape, serve.vllm_demand(spec, device, source.shape), _seen(device, hardware), guess)
-        return self._planned(spec, hardware, found, source, small, fit)
+        demand = serve.vllm_demand(spec, device, source.shape)
+        seen = to_build_for(source.shape, demand, _seen(device, hardware), guess)
+        fit = check_fit(source.shape, demand, seen, guess)
+        judged = hardware if device == "cpu" else seen
+        return self._planned(spec, judged, found, source, small, fit)
 
     def _planned(
         self,
@@ -125,6 +128,7 @@ class Vllm:
                 each * fit.sequence_bytes,
                 0 if device == "cpu" else world(spec),
                 device == "gpu",
+                least_sm=_least_sm(spec, device, source.shape, hardware),
             ),
         )
 
@@ -204,8 +208,9 @@ class Vllm:
         spec, found = plan.spec, installed(self._python)
         device = _device(spec, found)
         draft = open_model(plan.draft).shape if plan.draft else None
-        seen = _seen(device, serve.given(hardware, placement))
-        memory = serve.memory_arguments(spec, device, open_model(plan.model).shape, seen, draft)
+        shape, seen = open_model(plan.model).shape, _seen(device, serve.given(hardware, placement))
+        seen = to_build_for(shape, serve.vllm_demand(spec, device, shape), seen, draft)
+        memory = serve.memory_arguments(spec, device, shape, seen, draft)
         engine = Engine(spec.kind, plan.digest, plan.directory, plan.model.name, 0, 0.0, False)
         return self._command(engine, spec, host, port, placement, found, memory)
 
@@ -255,6 +260,14 @@ def _device(spec: EngineSpec, found: Installed | None) -> Device:
 def _seen(device: Device, hardware: Hardware) -> Hardware:
     """A vLLM for CPUs does not see GPUs."""
     return hardware if device == "gpu" else Hardware(hardware.cores, hardware.memory_bytes, hardware.disk_free_bytes)
+
+
+def _least_sm(spec: EngineSpec, device: Device, shape: ModelShape, hardware: Hardware) -> int:
+    """Of the GPUs that it can have; 0 on processors."""
+    if device == "cpu":
+        return 0
+    demand = serve.vllm_demand(spec, device, shape)
+    return least_sm(shape, demand, computing(shape, demand, hardware))
 
 
 def _version(spec: EngineSpec, found: Installed | None) -> str:
@@ -310,6 +323,8 @@ def _reasons(
         "--max-num-queued-reqs": f"{spec.max_queue + spec.slots}: vLLM counts running and waiting requests together",
         "--shutdown-timeout": f"{spec.drain_s:g} s: with 0, vLLM's default, SIGTERM cuts open streams",
     }
+    if device == "cpu" and hardware.gpus:
+        reasons["GPUs"] = "none is used: the installed vLLM is for processors; name a container, or install another"
     if device == "cpu":
         reasons["--enforce-eager"] = "on: compiling takes minutes at each start and needs a C++ compiler"
         many = f"{world(spec)} ranks x {spec.threads} threads on {hardware.cores} cores"

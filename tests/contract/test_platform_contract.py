@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from platforms.aside import Aside
 from platforms.memory import MemoryPlatform
 from platforms.on_docker import DockerPlatform
 from platforms.on_process import SupervisorPlatform
@@ -44,7 +45,15 @@ def supervisord() -> Iterator[SupervisorSettings]:
     shutil.rmtree(home)
 
 
-KINDS = ["memory", pytest.param("supervisor", marks=pytest.mark.integration), *(["docker"] if IMAGE else [])]
+KINDS = ["memory", "aside", pytest.param("supervisor", marks=pytest.mark.integration), *(["docker"] if IMAGE else [])]
+
+
+class KnownMemory(MemoryPlatform):
+    """One that says at once which instances it has, as what is asked aside must."""
+
+    def known(self) -> list[str]:
+        """Their ids."""
+        return sorted(super().running())
 
 
 @pytest.fixture(params=KINDS)
@@ -52,6 +61,8 @@ def platform(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Platfor
     """Each implementation in turn; what a test leaves is ended."""
     if request.param == "memory":
         platform: Platform = MemoryPlatform()
+    elif request.param == "aside":
+        platform = Aside(KnownMemory())
     elif request.param == "docker":
         platform = DockerPlatform(DockerSettings(str(tmp_path / "i.d"), str(tmp_path / "logs")))
     else:
@@ -110,7 +121,7 @@ def test_start_twice_changes_nothing(platform: Platform, free_port: int) -> None
 def test_stop_ends_it_and_is_repeatable(platform: Platform, free_port: int) -> None:
     """A stopped instance exits, stays listed, and may be stopped again."""
     start(platform, server(free_port))
-    if not isinstance(platform, MemoryPlatform):  # a signal between supervisord's fork and its exec would be lost
+    if not isinstance(platform, MemoryPlatform | Aside):  # a signal before supervisord's child has its program is lost
         until(lambda: not is_free(free_port))
     platform.stop("chat-v1-0")
     until(lambda: state(platform) is ProcessState.EXITED)
@@ -161,7 +172,7 @@ def test_taken_port_is_a_conflict(platform: Platform, free_port: int) -> None:
     """Two instances cannot share a port: the error names the port and who holds it."""
     start(platform, server(free_port, "chat-v1-0"))
     pid = platform.running()["chat-v1-0"].pid
-    if not isinstance(platform, MemoryPlatform):
+    if not isinstance(platform, MemoryPlatform | Aside):
         until(lambda: listens(free_port))
     holds = "" if isinstance(platform, DockerPlatform) else pid  # of a container, Docker's proxy holds it
     with pytest.raises(Conflict, match=f"port {free_port} is held by pid {holds}"):

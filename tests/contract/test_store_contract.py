@@ -243,6 +243,21 @@ def test_a_delivery_is_first_once(store):
     assert store.first_delivery("d1", 3.0)
 
 
+def test_what_is_unsettled_is_told_however_old_it_is(store):
+    """What runs, and what borrowed as long as an instance of its candidate is there; nothing else."""
+    held = begun(store, "old", candidate=3, borrowed=1)
+    store.finish_release(held.id, Phase.PROMOTED, "good", 1.0, {})
+    store.put_instance(InstanceState("old-v3-0", "old", 3, 0, "127.0.0.1", 18100, Health.DRAINING))
+    runs = begun(store, "busy")
+    for n in range(60):
+        ended = begun(store, "other", 2.0 + n, candidate=3, borrowed=1)
+        store.finish_release(ended.id, Phase.FAILED, "x", 2.0 + n, {})
+    assert {r.id for r in store.unsettled()} == {held.id, runs.id}
+    assert next(r for r in store.unsettled() if r.id == held.id) == store.release(held.id)
+    store.drop_instance("old-v3-0")
+    assert [r.id for r in store.unsettled()] == [runs.id]
+
+
 def test_dropping_a_service_ends_what_hangs_on_it(store):
     """Versions and lease are gone, its release has failed, its name is unknown; its numbers are not used again."""
     store.put_service(ServiceState("chat"))

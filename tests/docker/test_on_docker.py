@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,13 +17,15 @@ from pathlib import Path
 import docker
 import pytest
 
-from platforms.container_run import ensure_image, run_in_container
+from configs.engine_sources import container_runner
+from configs.stack import Stack
+from platforms.container_run import OWNER, StepFailed, ensure_image, is_abandoned, owner_label, run_in_container
 from platforms.memory import MemoryPlatform
 from platforms.mixed import MixedPlatform
-from platforms.on_docker import DockerPlatform
+from platforms.on_docker import DockerPlatform, as_running
 from platforms.port import DockerSettings, InstanceSpec, MixedSettings, ProcessState, SupervisorSettings, open_platform
 from rollout.command import GIB, Command, Container, Mount
-from rollout.errors import NotFound, Refused, Unavailable
+from rollout.errors import Corrupt, NotFound, Refused, Unavailable
 
 IMAGE = os.environ.get("ROUNDHOUSE_TEST_IMAGE", "")
 pytestmark = pytest.mark.skipif(not IMAGE, reason="needs a Docker engine: make test-docker")
@@ -126,7 +129,62 @@ def test_what_is_missing_is_named(platform: DockerPlatform, free_port: int) -> N
         platform.start(instance("", free_port, gpus=("GPU-0",)))
     with pytest.raises(Refused, match="container"):
         platform.start(replace(spec, container=None))
-    assert all(seen.state is ProcessState.EXITED for seen in platform.running().values())
+    assert platform.running() == {}
+    assert [box for box in docker.from_env().containers.list(all=True) if box.name.endswith("-chat-v1-0")] == []
+
+
+def test_the_engines_reason_is_told(platform: DockerPlatform, free_port: int) -> None:
+    """What the record of a container says of its end is told; a container that somebody removed is one that exited."""
+    state = {"Status": "exited", "StartedAt": "2024-01-01T00:00:00Z", "ExitCode": 137, "OOMKilled": True, "Error": "x"}
+    assert as_running("a", state, False).reason == "it was killed for want of memory; x"
+    platform.start(instance("import time; time.sleep(600)", free_port))
+    box = next(box for box in docker.from_env().containers.list() if box.name.endswith("-chat-v1-0"))
+    box.remove(force=True)
+    assert "no container" in platform.running()["chat-v1-0"].reason
+
+
+def test_a_stop_goes_on_where_another_agent_began_it(
+    platform: DockerPlatform, settings: DockerSettings, free_port: int
+) -> None:
+    """No second SIGTERM, which would break off what it finishes: SIGKILL, when the time of the first is over."""
+    deaf = "import signal, time\nsignal.signal(15, lambda *a: print('asked'))\nwhile True: time.sleep(0.1)"
+    platform.start(replace(instance(deaf, free_port), stop_s=4.0))
+    time.sleep(1.0)  # a signal before Python set its handler would end it
+    platform.stop("chat-v1-0")
+    log = Path(platform.log_path("chat-v1-0"))
+    until(lambda: log.exists() and "asked" in log.read_text())
+    again = DockerPlatform(settings)
+    assert again.running()["chat-v1-0"].state is ProcessState.STOPPING
+    again.stop("chat-v1-0")
+    text = output(again, "asked")
+    assert text.count("asked") == 1 and again.running()["chat-v1-0"].exit_status == 137
+
+
+def test_a_log_is_copied_once(platform: DockerPlatform, settings: DockerSettings, free_port: int) -> None:
+    """However many look, at the same time or after one another, each line is there once, to the last."""
+    code = "import time\nfor i in range(60):\n    print('line', i, flush=True)\n    time.sleep(0.05)"
+    platform.start(instance(code, free_port))
+    log = Path(platform.log_path("chat-v1-0"))
+    until(lambda: log.exists() and "line 5\n" in log.read_text())
+    DockerPlatform(settings).running()
+    output(platform, "line 59\n")
+    later = DockerPlatform(settings)
+    later.running()
+    until(lambda: not any(thread.name == "log-chat-v1-0" for thread in threading.enumerate()))
+    assert log.read_text().splitlines() == [f"line {i}" for i in range(60)]
+
+
+def test_what_a_container_wrote_while_nobody_looked_is_not_lost(
+    platform: DockerPlatform, settings: DockerSettings, free_port: int
+) -> None:
+    """The next agent finds the rest, of a container that has ended too."""
+    platform.start(instance("print('one')", free_port))
+    output(platform, "one\n")
+    log = Path(platform.log_path("chat-v1-0"))
+    log.unlink()
+    log.with_name(f"{log.name}.seen").unlink()
+    DockerPlatform(settings).running()
+    until(lambda: log.exists() and log.read_text() == "one\n")
 
 
 def test_a_silent_docker_stops_no_process(settings: DockerSettings, platform: DockerPlatform, free_port: int) -> None:
@@ -170,9 +228,36 @@ def test_a_step_runs_to_its_end(settings: DockerSettings, tmp_path: Path) -> Non
     log.write_text("before\n")
     run_in_container(settings, step("print('made')"), str(log))
     assert log.read_text() == "before\nmade\n"
-    with pytest.raises(Unavailable, match=r"ended with 3 in .*\n(.*\n)*no space left"):
+    with pytest.raises(StepFailed, match=r"ended with 3 in .*\nno space left$") as failed:
         run_in_container(settings, step("import sys; print('no space left'); sys.exit(3)"), str(log))
+    assert (failed.value.code, failed.value.said) == (3, "no space left")
     assert docker.from_env().containers.list(all=True, filters={"label": "roundhouse.owner"}) == []
+
+
+def test_a_failure_is_said_in_plain_words(settings: DockerSettings, tmp_path: Path) -> None:
+    """Of a container as of a process: known reasons are named, by what this step said and not an earlier one."""
+    stack, log = Stack(project=tmp_path, home=tmp_path), tmp_path / "build.log"
+    run = container_runner(stack, lambda what, share: None)
+    log.write_text("CUDA out of memory\n")
+    for code, kind, said in (
+        ("print('SafetensorError: HeaderTooLarge'); raise SystemExit(1)", Corrupt, "damaged or truncated"),
+        ("import os; os.kill(os.getpid(), 9)", Unavailable, "was killed"),
+        ("print('whatever'); raise SystemExit(2)", Unavailable, "failed .exit 2.; its last lines:\nwhatever"),
+    ):
+        with pytest.raises(kind, match=said):
+            run(step(code), str(log))
+
+
+def test_secrets_reach_neither_log_nor_error(settings: DockerSettings, tmp_path: Path) -> None:
+    """What a step prints of a secret variable is masked, over any division of its output."""
+    log = tmp_path / "build.log"
+    code = "import os, sys\nfor c in os.environ['HF_TOKEN']: print(c, end='', flush=True)\nsys.exit(1)"
+    with pytest.raises(StepFailed) as failed:
+        run_in_container(settings, replace(step(code), env={"HF_TOKEN": "hf_verysecret"}), str(log))
+    assert log.read_text() == failed.value.said == "***" and "verysecret" not in str(failed.value)
+    box = Container(IMAGE, mounts=(Mount(str(tmp_path), "hf_verysecret"),))
+    with pytest.raises(Unavailable, match=r"invalid mount path: '\*\*\*'"):
+        run_in_container(settings, replace(step("pass"), env={"HF_TOKEN": "hf_verysecret"}, container=box), str(log))
 
 
 def test_a_killed_build_leaves_nothing_to_the_next(settings: DockerSettings, tmp_path: Path) -> None:
@@ -195,10 +280,31 @@ def test_a_killed_build_leaves_nothing_to_the_next(settings: DockerSettings, tmp
     assert docker.from_env().containers.list(all=True, **ours) == []
 
 
+def test_builds_of_other_machines_are_left_alone(settings: DockerSettings, tmp_path: Path) -> None:
+    """Who shares a Docker engine from another machine or container has pids of its own: they say nothing here."""
+    boot, namespace, pid, born = json.loads(owner_label())
+    assert is_abandoned(json.dumps([boot, namespace, 4194000, born])) and is_abandoned(
+        json.dumps([boot, namespace, pid, born - 100])
+    )
+    labels = ([boot, namespace + 1, 4194000, 1.0], ["another boot", namespace, 4194000, 1.0], [4194000, 1.0], "?")
+    engine = docker.from_env()
+    others = [engine.containers.create(IMAGE, ["sleep", "600"], labels={OWNER: json.dumps(label)}) for label in labels]
+    run_in_container(settings, step("pass"), str(tmp_path / "b.log"))
+    for box in others:
+        engine.containers.get(box.id).remove(force=True)
+    assert is_abandoned(owner_label()) is False
+
+
 def test_an_image_that_is_there_is_not_pulled(settings: DockerSettings) -> None:
-    """Nothing is asked of a registry for it; one that cannot be had is an error that names it."""
+    """However it is named, nothing is asked of a registry for it; one that cannot be had is an error that names it."""
     lines: list[str] = []
-    ensure_image(settings, IMAGE, lambda what, share: lines.append(what))
+    engine = docker.from_env()
+    engine.images.get(IMAGE).tag("roundhouse-untagged", "latest")
+    for name in (IMAGE, "roundhouse-untagged", engine.images.get(IMAGE).id):
+        ensure_image(settings, name, lambda what, share: lines.append(what))
+    engine.images.remove("roundhouse-untagged:latest")
     assert lines == []
+    with pytest.raises(NotFound, match="cannot be pulled by its id"):
+        ensure_image(settings, f"sha256:{'0' * 64}", lambda what, share: None)
     with pytest.raises((NotFound, Unavailable), match="roundhouse-nowhere"):
         ensure_image(settings, "127.0.0.1:9/roundhouse-nowhere:1", lambda what, share: None)

@@ -23,7 +23,7 @@ class Machine:
     """A driver, a watch on it, the agent's application, and a clock that each look turns by a second."""
 
     def __init__(self, tmp_path, *devices):
-        self.driver, self.now, self.slept = Driver(list(devices)), 1000.0, 0
+        self.driver, self.now, self.until = Driver(list(devices)), 1000.0, lambda: False
         self.nvml = bindings(self.driver)
         self.watch = GpuWatch(
             lambda: read_hardware(str(tmp_path), nvml=self.nvml),
@@ -38,6 +38,8 @@ class Machine:
     def sleep(self, seconds):
         """Each GPU uses its power meanwhile."""
         self.now += seconds
+        if self.until():
+            raise SystemExit
         for device in self.driver.devices:
             device.millijoules += int(device.milliwatts * seconds)
 
@@ -77,14 +79,41 @@ def test_the_machine_is_told_as_it_is_now(tmp_path):
 
 
 def test_without_a_gpu_it_is_said_once(tmp_path, caplog):
-    """The watch ends, the answers are empty and say why, the page for Prometheus has nothing of GPUs."""
+    """And looked again each minute; the answers are empty and say why, the page for Prometheus has nothing of GPUs."""
     machine = Machine(tmp_path)
-    with caplog.at_level(logging.INFO, logger="roundhouse.agent"):
+    began = machine.now
+    machine.until = lambda: machine.now > began + 600
+    with caplog.at_level(logging.INFO, logger="roundhouse.agent"), pytest.raises(SystemExit):
         machine.watch.keep_looking()
     assert [record.message for record in caplog.records] == ["no GPU: the NVIDIA driver sees no GPU"]
     told = machine.get("/v1/telemetry", since=0.0)
     assert told["gpus"] == [] and told["together"] == {} and told["note"].startswith("no GPU: ")
     assert machine.metrics() == {}
+
+
+def test_a_driver_that_is_loaded_late_is_found(tmp_path, caplog):
+    """Also after an error that nobody foresaw, which is told with its place."""
+    machine = Machine(tmp_path, Device("G0"))
+    machine.driver.init = 9
+    failures = iter([TypeError("no such structure")])
+
+    def opened():
+        for error in failures:
+            raise error
+        return open_sampler(machine.nvml)
+
+    def sleep(seconds):
+        machine.now += seconds
+        if seconds > 1 and machine.now > 1100.0:
+            machine.driver.init = 0
+        if len(machine.watch.readings.of("G0")) > 3:
+            raise SystemExit
+
+    machine.watch = GpuWatch(dict, opened, lambda: machine.now, sleep)
+    with caplog.at_level(logging.INFO, logger="roundhouse.agent"), pytest.raises(SystemExit):
+        machine.watch.keep_looking()
+    assert [bool(record.exc_info) for record in caplog.records] == [True, False]
+    assert len(machine.watch.readings.of("G0")) > 3
 
 
 def test_prometheus_gets_the_latest_reading(tmp_path):

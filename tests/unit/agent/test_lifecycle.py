@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.lifecycle import HUNG_AFTER_S, MAX_BACKOFF_S, Bounds, Do, Seen, backoff_s, next_state
+from agent.lifecycle import HUNG_AFTER_S, MAX_BACKOFF_S, WARM_S, Bounds, Do, Seen, backoff_s, next_state
 from platforms.port import ProcessState, Running
 from rollout.nouns import Health
 from store.port import InstanceState
@@ -73,8 +73,27 @@ def test_restarts_wait_longer_each_time_and_are_forgotten_after_calm():
 
 
 def test_a_process_that_must_die_is_not_started_before_it_is_dead():
-    """After a kill the old process may linger; two of one instance never run."""
-    assert step(instance(Health.BACKOFF, retry_at=1.0), Seen(RUNS))[1] is Do.NOTHING
+    """After a kill the old process may linger; two of one instance never run. A kill that was lost is repeated."""
+    dying = instance(Health.BACKOFF, retry_at=100.5, reason="hung", restarts=2)
+    assert step(dying, Seen(RUNS), now=100.0)[1] is Do.NOTHING
+    again, action = step(dying, Seen(RUNS), now=101.0)
+    assert (again.health, again.reason, again.restarts, action) == (Health.BACKOFF, "hung", 2, Do.KILL)
+    assert step(again, Seen(RUNS), now=101.5)[1] is Do.NOTHING
+    assert step(again, Seen(replace(RUNS, state=ProcessState.STOPPING)), now=102.5)[1] is Do.KILL
+
+
+def test_what_the_platform_was_told_is_part_of_the_reason():
+    """Beside the exit status, which seldom says enough."""
+    dead, _ = step(instance(), Seen(replace(GONE, reason="no such image")))
+    assert dead.reason.endswith("(exit status 9): no such image")
+
+
+def test_a_warm_up_has_an_end():
+    """One that nothing ends is ended from outside, and the reason says so."""
+    warming = instance(Health.WARMING, since=100.0)
+    assert step(warming, Seen(RUNS), now=100.0 + WARM_S)[1] is Do.WARM_UP
+    dead, action = step(warming, Seen(RUNS), now=101.0 + WARM_S)
+    assert (dead.health, action) == (Health.BACKOFF, Do.KILL) and "not warmed up within 600 s" in dead.reason
 
 
 @given(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import stat
+import threading
 from dataclasses import asdict, replace
 
 import pytest
 from agent_house import House
 from history import ENGINE
 
+from agent.machine import NOT_READ, SILENT_S, Machine
 from agent.placing import placed, placement_of, write_files
 from agent.reconcile import Reconciler
 from engines.hardware import Gpu, Hardware
@@ -60,7 +62,7 @@ def test_an_instance_of_before_is_placed_when_it_is_started_again(house):
     assert house.store.instances()[0].placement == {}
     house.platform.die("chat-v1-0")
     house.turn(8)
-    assert house.store.instances()[0].placement == {"cores": [0], "gpus": []}
+    assert house.store.instances()[0].placement == {"cores": [0], "gpus": [], "gpu_bytes": []}
 
 
 def test_too_few_gpus_are_waited_for_and_told(house):
@@ -97,7 +99,21 @@ def test_room_that_is_being_made_is_waited_for():
     leaving = instance("b", health=Health.DRAINING, placement={"cores": [], "gpus": ["G0"]})
     waiting = placed(NOW, instance(restarts=2), TRT, alone, [leaving])
     assert (waiting.health, waiting.restarts) == (Health.BACKOFF, 0)
-    assert placed(NOW, instance(), TRT, alone, [leaving], Needs(30 << 30)).placement["gpus"] == ["G0"]
+    sharing = replace(leaving, placement={"cores": [], "gpus": ["G0"], "gpu_bytes": [30 << 30]})
+    assert placed(NOW, instance(), TRT, alone, [sharing], Needs(30 << 30)).placement["gpus"] == ["G0"]
+
+
+def test_one_that_takes_what_is_free_waits_until_the_other_has_loaded():
+    """Before that it is not seen what the other leaves on a GPU of both; waiting for it is no death."""
+    alone, greedy = replace(GPUS, gpus=GPUS.gpus[:1]), Needs(20 << 30, 1 << 20, 1, True)
+    half = replace(TRT, memory_fraction=0.4)
+    other = instance("b", placement={"cores": [], "gpus": ["G0"], "gpu_bytes": [40 << 30]})
+    seen = replace(alone, gpus=(replace(alone.gpus[0], free_bytes=39 << 30, processes=((7, 40 << 30),)),))
+    waiting = placed(NOW, instance(restarts=2), half, seen, [other], greedy)
+    assert (waiting.placement, waiting.restarts) == ({}, 0)
+    assert placed(NOW, instance(), half, seen, [replace(other, health=Health.READY)], greedy).placement["gpus"] == [
+        "G0"
+    ]
 
 
 def test_a_place_that_is_gone_is_chosen_anew():
@@ -115,6 +131,59 @@ def test_a_placement_survives_the_store():
     """Lists come back as the engine's own type."""
     assert placement_of({"cores": [0, 1], "gpus": ["G0"]}) == Placement((0, 1), ("G0",))
     assert placement_of({}) == Placement()
+
+
+def test_gpus_that_nobody_has_read_yet_are_waited_for(house):
+    """That is no death of it, however long it takes; it keeps the place that it had. An engine on the CPU starts."""
+    unread = replace(CORES, gpu_note=NOT_READ)
+    house.hardware = unread
+    trt_version(house)
+    house.turn(60)
+    (waiting,) = house.store.instances()
+    assert (waiting.health, waiting.reason, waiting.placement) == (Health.BACKOFF, NOT_READ, {})
+    assert waiting.restarts <= 1 and house.platform.running() == {}
+    house.hardware = GPUS
+    house.turn(6)
+    assert set(house.health().values()) == {Health.READY}
+    held = instance(placement={"cores": [], "gpus": ["G1"]})
+    assert placed(NOW, held, TRT, unread, []).placement["gpus"] == ["G1"]
+    assert placed(NOW, held, TRT, unread, []).health is Health.BACKOFF
+    assert placed(NOW, instance(), EngineSpec("vllm"), unread, []).reason == NOT_READ
+    assert placed(NOW, instance(), EngineSpec(), unread, []).placement["cores"] == [0]
+
+
+def test_a_driver_that_hangs_holds_nobody_up(tmp_path):
+    """Before its first answer, and when it stops answering, the processors are told and that the GPUs are not known."""
+    house, answers = House(tmp_path), threading.Event()
+    clock = house.clock
+
+    def read():
+        answers.wait(20)
+        return GPUS
+
+    machine = Machine(read, str(tmp_path), clock)
+    reader = threading.Thread(target=machine.look)
+    reader.start()
+    before = machine.last()
+    house.loop = Reconciler(replace(house.loop._p, hardware=machine.last))
+    house.serve()
+    house.turn(4)
+    assert set(house.health().values()) == {Health.READY} and not answers.is_set() and reader.is_alive()
+    assert (before.gpu_note, before.gpus) == (NOT_READ, ()) and before.cores >= 1 and before.nodes
+    answers.set()
+    reader.join()
+    assert machine.last() == GPUS
+    clock.now += SILENT_S + 1
+    assert machine.last() == before
+
+
+def test_hardware_that_cannot_be_read_leaves_what_was_read(tmp_path, caplog):
+    """The failure is told, and the thread goes on."""
+    answers = [GPUS]
+    machine = Machine(lambda: answers.pop(), str(tmp_path))
+    machine.look()
+    machine.look()
+    assert machine.last() == GPUS and "could not be read" in caplog.text
 
 
 def test_what_cannot_be_started_is_told_and_ends_the_release(house):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from agent_house import House
-from history import begun
+from history import ENGINE, begun
 
 from agent.reconcile import LOST_AFTER_S, Reconciler
+from engines.port import EngineSpec
+from platforms.memory import MemoryPlatform
+from rollout.errors import NotFound, Unavailable
 from rollout.nouns import Health, Phase
-from store.port import ServiceState
+from store.port import ServiceState, VersionState
+from store.steer import MAX_RESTARTS
 
 
 @pytest.fixture
@@ -151,6 +155,94 @@ def test_an_instance_without_a_free_port_does_not_stop_the_others(house):
     house.store.scale("chat", 1, 1)
     house.turn(12)
     assert house.health() == {"chat-v1-0": Health.READY}
+
+
+class Stubborn(MemoryPlatform):
+    """Fails to start or to kill as the test says."""
+
+    def __init__(self, clock):
+        super().__init__(clock)
+        self.no_start, self.no_kill, self.tries = None, None, 0
+
+    def start(self, spec):
+        self.tries += 1
+        if self.no_start:
+            raise self.no_start
+        super().start(spec)
+
+    def kill(self, instance_id):
+        if self.no_kill:
+            raise self.no_kill
+        super().kill(instance_id)
+
+
+@pytest.fixture
+def stubborn(house):
+    """The house on such a platform."""
+    house.platform = Stubborn(house.clock)
+    house.loop = Reconciler(replace(house.loop._p, platform=house.platform))
+    return house
+
+
+@pytest.mark.parametrize("error", [NotFound("the environment has no HF_TOKEN"), KeyError("HF_TOKEN")])
+def test_what_is_missing_for_a_start_is_told_and_each_try_counts(stubborn, error):
+    """It waits longer each time, as one that died, and is started once it is there."""
+    stubborn.platform.no_start = error
+    stubborn.declare()
+    stubborn.turn(200, seconds=0.1)
+    (waiting,) = stubborn.store.instances()
+    assert waiting.health is Health.BACKOFF and waiting.restarts >= MAX_RESTARTS and "HF_TOKEN" in waiting.reason
+    assert stubborn.platform.tries == waiting.restarts + 1 <= 8
+    assert any("HF_TOKEN" in event.text for event in stubborn.store.events("chat"))
+    stubborn.platform.no_start = None
+    stubborn.turn(80)
+    assert set(stubborn.health().values()) == {Health.READY}
+
+
+def test_a_platform_that_does_not_answer_is_waited_for_a_while(stubborn):
+    """With its words as the reason at once; some seconds later each try counts."""
+    stubborn.platform.no_start = Unavailable("Docker does not answer")
+    stubborn.declare()
+    stubborn.turn(40, seconds=0.1)
+    (waiting,) = stubborn.store.instances()
+    assert waiting.reason == "Docker does not answer" and waiting.restarts <= 1 < stubborn.platform.tries
+    assert [e.text for e in stubborn.store.events("chat") if "Docker" in e.text and "could not" in e.text] != []
+    stubborn.turn(200, seconds=0.1)
+    (waiting,) = stubborn.store.instances()
+    assert waiting.reason == "Docker does not answer" and waiting.restarts >= MAX_RESTARTS
+    assert waiting.health is Health.BACKOFF
+
+
+def test_a_kill_that_was_lost_is_repeated(stubborn):
+    """A hung instance does not stay for ever because its platform did not answer once."""
+    stubborn.serve()
+    stubborn.turn(4)
+    first = stubborn.platform.running()["chat-v1-0"].pid
+    stubborn.platform.no_kill, stubborn.probes.silent = Unavailable("Docker does not answer"), 10.0
+    stubborn.turn(3)
+    stubborn.platform.no_kill, stubborn.probes.silent = None, 0.0
+    assert stubborn.health() == {"chat-v1-0": Health.BACKOFF}
+    stubborn.turn(12)
+    assert stubborn.health() == {"chat-v1-0": Health.READY}
+    assert stubborn.platform.running()["chat-v1-0"].pid != first
+
+
+def test_an_engine_directory_that_cannot_be_noted_keeps_nothing_from_starting(house):
+    """Which engine was used last only decides which one is removed first."""
+    release = begun(house.store, now=house.clock.now)
+    engine = {**asdict(ENGINE), "directory": "no\0folder"}
+    house.store.add_version(VersionState("chat", 0, "m", engine, asdict(EngineSpec()), 1), release.id)
+    house.turn(4)
+    assert house.health() == {"chat-v1-0": Health.READY}
+
+
+def test_an_instance_whose_latency_did_not_settle_is_ready_and_told(house):
+    """With an event, as it may be slower than was measured."""
+    house.probes.numbers = {"requests": 16.0, "settled": 0.0, "seconds": 180.0}
+    house.serve()
+    house.turn(4)
+    assert house.health() == {"chat-v1-0": Health.READY}
+    assert any("not settled after 16 requests" in event.text for event in house.store.events("chat"))
 
 
 def test_a_dropped_service_leaves_nothing_running(house):

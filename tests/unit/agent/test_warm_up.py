@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import count
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.warm_up import MOST_ROUNDS, PLAIN, Timing, by_length, read_stream, size_of, warm_up
-from engines.warm_up import WarmUpRequest
+from agent.asking import ANSWER_BYTES, LINE_BYTES, NotAccepted, Timing, lines_of, read_stream
+from agent.warm_up import MOST_ROUNDS, PLAIN, by_length, unsettled, warm_up
+from engines.warm_up import WarmUpRequest, size_of
 from rollout.errors import Unavailable
+from rollout.nouns import Health
+from store.port import InstanceState
 
 SHORT, LONG = WarmUpRequest("a b", 8, tokens=8), WarmUpRequest("c d", 8, tokens=512)
 
@@ -77,6 +81,58 @@ def test_an_engine_that_says_nothing_at_all_is_refused():
     assert warm_up(PLAIN, 8, lambda request: timing(1.0, tokens=next(answers)), lambda: 0.0)["settled"] == 1.0
 
 
+def test_a_request_that_is_not_accepted_is_left_out():
+    """The others of its length and the other lengths go on; it is counted. With none left the refusal is the answer."""
+    bad, engine = WarmUpRequest("bad", 8, tokens=9), Engine({"a b": [1.0], "c d": [1.0]})
+
+    def ask(request):
+        if request.prompt == "bad":
+            raise NotAccepted("answered 400: too long")
+        return engine.ask(request)
+
+    numbers = warm_up((SHORT, bad, LONG), 1, ask, engine.clock)
+    assert (numbers["skipped"], numbers["settled"], numbers["requests"]) == (1.0, 1.0, 8.0)
+    with pytest.raises(NotAccepted, match="too long"):
+        warm_up((bad, bad), 1, ask, engine.clock)
+    assert "skipped" not in warm_up((SHORT,), 1, ask, engine.clock)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 9))
+def test_however_many_are_not_accepted_the_warm_up_ends(accepted, least):
+    """Also when one is refused that was accepted before: with numbers, or with the refusal."""
+    turns, samples = count(), [WarmUpRequest(f"{n}", tokens=8 * n) for n in range(1, 5)]
+
+    def ask(request):
+        if not accepted[next(turns) % len(accepted)]:
+            raise NotAccepted("400")
+        return timing(1.0)
+
+    ticks = count()
+    try:
+        assert warm_up(samples, least, ask, lambda: float(next(ticks)), most_s=30.0)["requests"] >= 1
+    except NotAccepted:
+        assert not all(accepted)
+
+
+def test_a_warm_up_that_did_not_settle_is_told_of_a_ready_instance():
+    """And that requests of the model's own were not accepted; else nothing."""
+    instance = InstanceState("i", "chat", 1, 0, "127.0.0.1", 18100, Health.READY)
+    bad = {"settled": 0.0, "requests": 16.0, "seconds": 180.0, "skipped": 2.0}
+    told = unsettled(replace(instance, warm_up=bad))
+    assert "not settled after 16 requests in 180 s" in told and "2 of its model's" in told
+    assert unsettled(replace(instance, warm_up={"settled": 1.0})) == unsettled(instance) == ""
+    assert unsettled(replace(instance, warm_up=bad, health=Health.BACKOFF)) == ""
+
+
+def test_lines_are_bounded():
+    """Across chunks, whichever way they are cut; one without an end, or an answer without one, is an error."""
+    assert list(lines_of([b"a: 1\r\nb", b": 2\n", b"", b"\nlast"])) == ["a: 1", "b: 2", "", "last"]
+    with pytest.raises(Unavailable, match=f"a line of more than {LINE_BYTES}"):
+        list(lines_of(b"x" * 65536 for _ in count()))
+    with pytest.raises(Unavailable, match=f"more than {ANSWER_BYTES} bytes"):
+        list(lines_of(b"x\n" * 32768 for _ in count()))
+
+
 @given(
     st.lists(st.builds(WarmUpRequest, st.text(min_size=1), tokens=st.integers(0, 4096)), min_size=1, max_size=9),
     st.integers(1, 30),
@@ -86,7 +142,7 @@ def test_every_warm_up_ends_within_its_bounds(samples, least, times):
     """Whatever an engine does: at least as many as asked for, no more than the rounds, numbers only."""
     turns = count()
     numbers = warm_up(samples, least, lambda r: timing(times[next(turns) % len(times)]), lambda: 0.0)
-    assert least <= numbers["requests"] <= max(least + len(samples), MOST_ROUNDS * len(samples))
+    assert least <= numbers["requests"] <= least + (1 + MOST_ROUNDS) * len(samples)
     assert all(isinstance(value, float) for value in numbers.values())
     assert json.loads(json.dumps(numbers)) == numbers
 

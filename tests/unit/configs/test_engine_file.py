@@ -7,7 +7,7 @@ import pytest
 from configs.engine_file import EngineFile
 from configs.load import check
 from engines.port import ContainerSpec, EngineSpec, Speculative, spec_of
-from rollout.command import Command, revealed
+from rollout.command import Command, is_secret, revealed
 from rollout.errors import NotFound, Refused
 
 
@@ -51,6 +51,77 @@ def test_a_secret_is_refused_and_not_repeated(name: str) -> None:
     with pytest.raises(Refused, match=rf"write `{name}: \${name}`") as refusal:
         check(EngineFile, {"environment": {name: "hunter2hunter2"}}, "x.yaml")
     assert "hunter2" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "named"),
+    [
+        ({"environment": {"OPENAI_APIKEY": "hunter2hunter2"}}, "OPENAI_APIKEY"),
+        ({"environment": {"HF_AUTH": "hunter2hunter2"}}, "HF_AUTH"),
+        ({"environment": {"DATABASE_URL": "postgres://u:hunter2@h/d"}}, "DATABASE_URL"),
+        ({"flags": ["--api-key", "hunter2hunter2"]}, "api-key"),
+        ({"flags": ["--port=1", "--hf-token=hunter2hunter2"]}, "hf-token"),
+        ({"flags": ["--store", "redis://:hunter2@h"]}, "store"),
+        ({"options": {"hf_token": "hunter2hunter2"}}, "hf_token"),
+        ({"options": {"a": [{"clientSecret": "hunter2hunter2"}]}}, "clientSecret"),
+        ({"options": {"a": {"b": ["x", "https://u:hunter2@h"]}}}, "b"),
+    ],
+)
+def test_a_secret_is_found_wherever_it_stands(written: dict[str, object], named: str) -> None:
+    """In variables, options at any depth and flags, by name or as a password in a URL; it is never repeated."""
+    with pytest.raises(Refused, match=f"{named} looks like a secret") as refusal:
+        check(EngineFile, written, "x.yaml")
+    assert "hunter2" not in str(refusal.value)
+
+
+def test_ordinary_names_are_no_secrets() -> None:
+    """Names of engines' own settings that only sound like one are taken, as variables, as options and as flags."""
+    names = [
+        "max_num_tokens",
+        "tokenizer",
+        "tokenizer_mode",
+        "tokenizer_revision",
+        "skip_tokenizer_init",
+        "kv_cache",
+        "kv_cache_dtype",
+        "key_value",
+        "key_value_cache",
+        "kv_cache_config",
+        "tokens_per_block",
+        "eos_token_id",
+        "eos_token",
+        "pad_token",
+        "bos_token_id",
+        "stop_token_ids",
+        "token_delay_s",
+        "max_tokens_per_sequence",
+        "num_speculative_tokens",
+        "speculative_token_tree",
+        "image_token_index",
+        "monkey",
+        "keyboard",
+        "keep_alive",
+        "author",
+        "authors",
+        "num_key_value_heads",
+        "cache_key_prefix_len",
+        "TOKENIZERS_PARALLELISM",
+        "MODELOPT_EXAMPLES",
+        "NCCL_DEBUG",
+        "NCCL_SOCKET_IFNAME",
+        "accredited",
+        "ssl_keyfile",
+        "ssl-keyfile",
+        "api_key_file",
+        "HF_TOKEN_PATH",
+        "trust_remote_code",
+        "max-num-batched-tokens",
+        "tool-call-parser",
+    ]
+    for name in names:
+        EngineFile(environment={name: "some-value"}, options={name: "some-value"}, flags=(f"--{name}", "some-value"))
+    EngineFile(flags=("--long-prefill-token-threshold", "256", "--otlp", "http://127.0.0.1:4317"))
+    assert not any(is_secret(name) for name in names)
 
 
 def test_a_reference_is_looked_up_when_it_starts() -> None:

@@ -4,12 +4,12 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from configs.room import STACK_BYTES, Wanted, room_for
+from configs.room import STACK_BYTES, Wanted, promise, promised, room_for
 from engines.hardware import Gpu, Hardware
 from engines.port import EngineSpec, Needs
 from rollout.errors import Refused
-from rollout.nouns import Engine
-from store.port import InstanceState, VersionState
+from rollout.nouns import Engine, Health, Phase
+from store.port import InstanceState, Release, VersionState
 
 GIB = 1 << 30
 SPEC = EngineSpec(slots=4)
@@ -94,3 +94,84 @@ def test_a_record_without_needs_counts_its_files() -> None:
     old.engine.pop("needs")
     assert room_for(wanted(), 1, [old], (), machine(11)).plan.way == "side by side"
     assert room_for(wanted(), 1, [old], (), machine(10)).plan.way == "shrink"
+
+
+def on_gpu(number: int, ordinal: int, uuid: str, service: str = "chat", **rest: object) -> InstanceState:
+    """A loaded instance on that GPU; ``gib``: what was noted that it takes."""
+    noted = {"gpu_bytes": [rest.pop("gib") * GIB]} if "gib" in rest else {}
+    name, placement = f"{service}-v{number}-{ordinal}", {"cores": [], "gpus": [uuid], **noted}
+    return InstanceState(name, service, number, ordinal, "127.0.0.1", 1, Health.READY, placement=placement, **rest)
+
+
+def test_the_gpus_of_a_version_kept_warm_come_back() -> None:
+    """Both GPUs are full; the warm one's is free once that is retired."""
+    warm, stable = version(1, 1, LOADED, retire_at=1e12), version(2, 1, LOADED)
+    there = (on_gpu(1, 0, "GPU-0"), on_gpu(2, 0, "GPU-1"))
+    room = room_for(wanted(LOADED), 2, [warm, stable], there, machine(64, 3, 3))
+    assert (room.plan.way, room.retire, set(room.plan.places[0])) == ("side by side", (1,), {"GPU-0"})
+
+
+def test_a_gpu_that_two_share_is_not_given_back_twice() -> None:
+    """One of two ends: half of the GPU is free, not all of it, so both would have to go."""
+    there = (on_gpu(1, 0, "GPU-0"), on_gpu(1, 1, "GPU-0"))
+    large = replace(LOADED, fixed_bytes=60 * GIB)
+    plan = room_for(wanted(large), 1, [version(1, 2, LOADED)], there, machine(64, 2)).plan
+    assert (plan.way, plan.stop) == ("stop-start", 2)
+    assert plan.places[0]["GPU-0"] <= 80 * GIB
+
+
+def test_what_another_service_holds_on_a_shared_gpu_stays() -> None:
+    """Stable's second instance takes 10 GiB of it and the other service 68: ending ours frees 10."""
+    there = (on_gpu(1, 0, "GPU-0"), on_gpu(1, 1, "GPU-1", gib=10), on_gpu(1, 0, "GPU-1", "other", gib=68))
+    both = [version(1, 2, LOADED), version(1, 1, LOADED, service="other")]
+    small = replace(LOADED, fixed_bytes=GIB)
+    borrowed = room_for(wanted(small), 1, both, there, machine(64, 2, 2)).plan
+    assert borrowed.way == "borrow" and borrowed.places[0]["GPU-1"] <= 12 * GIB
+    plan = room_for(wanted(replace(LOADED, fixed_bytes=60 * GIB)), 1, both, there, machine(64, 2, 2)).plan
+    assert (plan.way, set(plan.places[0])) == ("stop-start", {"GPU-0"})
+
+
+def test_a_gpu_on_which_an_instance_still_loads_is_not_free() -> None:
+    """Its memory is, but what the instance needs counts; so does one that has no place yet."""
+    other = version(1, 1, LOADED, service="other")
+    loading = replace(on_gpu(1, 0, "GPU-0", "other"), health=Health.STARTING)
+    unplaced = replace(loading, placement={})
+    for there in ((loading,), (unplaced,), ()):
+        with pytest.raises(Refused):
+            room_for(wanted(LOADED), None, [other], there, machine(64, 79))
+    assert room_for(wanted(LOADED), None, [], (), machine(64, 79)).plan.way == "side by side"
+
+
+def test_ranks_and_architectures_are_planned_as_they_are_placed() -> None:
+    """No MIG instances for two ranks, and only GPUs that the engine was built for."""
+    mig = replace(machine(64), gpus=tuple(replace(gpu, mig=True) for gpu in machine(64, 38, 38).gpus))
+    with pytest.raises(Refused):
+        room_for(wanted(replace(LOADED, devices=2)), None, [], (), mig)
+    ampere = replace(machine(64, 79, 60), gpus=(replace(machine(64, 79).gpus[0], compute_capability=(8, 0)),))
+    mixed = replace(ampere, gpus=(*ampere.gpus, machine(64, 79, 60).gpus[1]))
+    plan = room_for(wanted(replace(LOADED, sm=90)), None, [], (), mixed).plan
+    assert set(plan.places[0]) == {"GPU-1"}
+
+
+def test_room_that_was_promised_to_another_release_is_not_given_again() -> None:
+    """On GPUs and on the host, until that one's candidate is declared or the release is not heard of any more."""
+    for needs, hardware in ((LOADED, machine(64, 79)), (NEEDS, machine(8))):
+        other = replace(wanted(needs), service="other")
+        release = Release("o", "other", "m", Phase.RUNNING, beat_at=50.0, promised=promise(other))
+        counted = promised([release, replace(release, id="mine")], "mine", 40.0)
+        assert counted == [other]
+        assert room_for(wanted(needs), None, [], (), hardware).plan.way == "side by side"
+        with pytest.raises(Refused):
+            room_for(wanted(needs), None, [], (), hardware, counted)
+        done = (replace(release, candidate=3), replace(release, beat_at=30.0), replace(release, phase=Phase.FAILED))
+        assert promised(done, "mine", 40.0) == []
+
+
+def test_memory_that_others_use_is_no_room() -> None:
+    """Linux says what is to be had; what our loaded instances hold of it comes on top, since it is counted as used."""
+    ready = InstanceState("chat-v1-0", "chat", 1, 0, "127.0.0.1", 1, Health.READY)
+    beside = [version(1, 1)]
+    enough, short = (replace(machine(64), memory_available=size * GIB) for size in (8, 7))
+    assert room_for(wanted(), 1, beside, (ready,), enough).plan.way == "side by side"
+    assert room_for(wanted(), 1, beside, (ready,), short).plan.way == "shrink"
+    assert room_for(wanted(), 1, beside, (ready,), machine(64)).plan.way == "side by side"

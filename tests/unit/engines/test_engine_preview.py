@@ -173,8 +173,12 @@ def test_the_command_shows_a_plan_for_gpus_that_are_not_here(project: Path) -> N
 
 
 def test_the_command_refuses_what_cannot_be(project: Path) -> None:
-    """Too few GPUs, no model named: with what to do."""
-    asked = ["engine", "preview", "tp4", "--gpus", "2xH100"]
-    for more, words in ((["--model", str(project / "tiny")], "4 GPUs and there are 2"), ([], "name one: --model")):
+    """Too few GPUs, no model named, a config.json alone: with what to do."""
+    asked, alone = ["engine", "preview", "tp4", "--gpus", "2xH100"], ["--model", str(project / "tiny" / "config.json")]
+    for more, words in (
+        (["--model", str(project / "tiny")], "4 GPUs and there are 2"),
+        ([], "name one: --model"),
+        (alone, "`engine plan`"),
+    ):
         refused = CliRunner().invoke(app, [*asked, *more])
         assert isinstance(refused.exception, Refused) and words in str(refused.exception)

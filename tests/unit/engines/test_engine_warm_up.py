@@ -99,6 +99,22 @@ def test_requests_fit_the_context_that_is_served(tmp_path: Path) -> None:
     assert [r.tokens for r in read_requests(str(tmp_path), context=64)] == [8, 32, 64 - 6 - 16]
 
 
+def test_samples_of_unknown_length_fit_by_their_size(tmp_path: Path) -> None:
+    """A quarter of the bytes is about a token: the first prompt that is longer is cut, a chat is left out, and an
+    answer takes a quarter of the context at most."""
+    chat = {"messages": [{"role": "user", "content": "word " * 4000}]}
+    samples = [{"prompt": "word " * 5000}, {"prompt": "Hello", "max_tokens": 256}, chat]
+    (tmp_path / "request_samples.jsonl").write_text("".join(f"{json.dumps(sample)}\n" for sample in samples))
+    write_requests(tmp_path, WORDS, tmp_path / "warm_up.jsonl")
+    short, cut = read_requests(str(tmp_path), context=512)
+    assert (short.prompt, short.max_tokens) == ("Hello", 128)
+    assert cut.tokens == 512 - 51 - 16 and len(cut.prompt) == pytest.approx(4 * cut.tokens, abs=4)
+    (tmp_path / "warm_up.jsonl").write_text("")
+    (tmp_path / "request_samples.jsonl").write_text(json.dumps(chat))
+    write_requests(tmp_path, WORDS, tmp_path / "warm_up.jsonl")
+    assert read_requests(str(tmp_path), context=512) == () and len(read_requests(str(tmp_path), context=8192)) == 1
+
+
 def test_a_damaged_file_is_corrupt(tmp_path: Path) -> None:
     """Not JSON, or other fields."""
     for content in ("{", '{"nothing": 1}'):

@@ -86,12 +86,32 @@ def test_bad_input_is_refused(words, field):
     assert done.exception.field == field
 
 
+def test_a_way_that_a_release_refuses_ends_with_two():
+    """One GPU, full of stable: the candidate could start only after nobody answers any more."""
+    words = (LLAMA, "--gpus", "1xL4", "--context", "4096", "--slots", "8", "--beside", LLAMA)
+    done, plain = run(*words, "--json"), run(*words)
+    told = json.loads(done.output)
+    assert (told["together"]["way"], told["fits"], told["why"]) == ("stop-start", False, str(done.exception))
+    for refusal in (done.exception, plain.exception):
+        assert isinstance(refusal, Refused) and (refusal.field, refusal.exit_code) == ("beside", 2)
+        assert "a release refuses that" in str(refusal)
+
+
 def test_an_engine_file_is_judged_as_it_is(tmp_path):
     """Its parallelism is not replaced by a better one."""
     (tmp_path / "configs" / "engines").mkdir(parents=True)
     (tmp_path / "configs" / "engines" / "wide.yaml").write_text("kind: engine\nengine: vllm\ntensor_parallel: 4\n")
     done = run(LLAMA, "--gpus", "4xH100", "--engine-file", "wide", "--json", ROUNDHOUSE_PROJECT=str(tmp_path))
     assert json.loads(done.output)["tensor_parallel"] == 4
+
+
+def test_what_vllm_quantises_while_loading_is_planned():
+    """Under its own names: FP8 by tensor is as large as FP8."""
+    plain, named = (
+        json.loads(run(LLAMA, "--gpus", "1xL4", "--quantization", name, "--json").output)["fit"]
+        for name in ("fp8", "fp8_per_tensor")
+    )
+    assert plain == named
 
 
 def test_without_gpus_the_machines_memory_is_planned(tmp_path):

@@ -138,7 +138,8 @@ def test_a_refusal_says_how_much_is_missing_where_nothing_helps():
         (Demand(kv_dtype="nvfp4"), "1xH100", "kv_cache_dtype", "auto"),
         (Demand(weights="int3"), "1xH100", "quantization", "int4_awq"),
         (Demand(kv_dtype="int3"), "1xH100", "kv_cache_dtype", "fp8"),
-        (Demand(), "1xT4", "quantization", "fp16"),
+        (Demand(dtype="bfloat16"), "1xT4", "quantization", "dtype auto or float16"),
+        (Demand("tensorrt_llm"), "1xT4", "quantization", "engine vllm or llama_cpp"),
     ],
 )
 def test_what_the_gpus_cannot_do_is_refused(demand, gpus, field, remedy):
@@ -147,6 +148,16 @@ def test_what_the_gpus_cannot_do_is_refused(demand, gpus, field, remedy):
         check_fit(model("llama-3.1-8b"), demand, on(gpus))
     assert refused.value.field == field
     assert remedy in refused.value.args[0]
+
+
+def test_a_bfloat16_checkpoint_is_served_in_float16_where_there_is_no_bfloat16():
+    """vLLM converts it on Turing, as long as nobody asks for bfloat16; on Ampere nothing changes."""
+    small = model("llama-3.1-8b")
+    for gpus, weights in (("2xT4", "fp16"), ("1xL4", "bf16")):
+        told = plan_on(small, Demand(context=512), on(gpus))
+        assert (told.refusal, told.option.weights, told.alternatives[0].works) == (None, weights, True)
+    assert plan_on(small, Demand(context=512, dtype="bfloat16"), on("2xT4")).refusal.field == "quantization"
+    assert plan_on(small, Demand("tensorrt_llm", context=512), on("2xT4")).refusal.field == "quantization"
 
 
 def test_plain_weights_in_another_dtype_are_judged_by_it():

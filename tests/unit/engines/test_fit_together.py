@@ -104,6 +104,29 @@ def test_models_on_named_gpus():
     assert plan_together(stable, candidate, devices_of(hardware_of("4xH100", NONE))).way == "stop-start"
 
 
+def test_two_large_models_share_four_gpus_with_set_shares():
+    """70B beside 70B with two slots: if stable begins with a smaller share; beside one that did, all slots by share."""
+    shape, demand = model("llama-3.1-70b"), Demand(tensor=4, slots=2, context=4096)
+    stable, candidate = occupant("stable", shape, demand, 1), occupant("candidate", shape, demand, 1)
+    four = devices_of(hardware_of("4xH100", NONE))
+    told = plan_together(stable, candidate, four)
+    assert (told.way, told.stop) == ("shrink", 0)
+    assert "if stable has memory_fraction 0." in told.sentence
+    least = candidate.fixed_bytes + int(2.1 * candidate.request_bytes)  # less than its share of 0.85 would ask for
+    held = {device.name: device.free_bytes - least for device in four}
+    running = plan_together(replace(stable, placed=(held,)), candidate, [Device(d.name, least) for d in four])
+    assert (running.way, dict(running.settings)) == ("shrink", {"memory_fraction": 0.96})
+
+
+def test_instances_that_take_what_is_free_get_a_smaller_share_on_one_gpu():
+    """Two of one version: the first must leave the second what all its slots need."""
+    told = plan_together(one("stable", 0, instances=0), one("candidate", 10, instances=2, greedy=True), gpus(80))
+    assert told.way == "shrink"
+    first, second = (place["GPU-0"] for place in told.places)
+    assert first + second <= 80 * GIB and told.settings["memory_fraction"] < 1
+    assert min(first, second) >= 14 * GIB
+
+
 def test_a_stable_with_a_small_share_leaves_room_for_a_candidate():
     """8B on one H100: with 0.3 of what is free for its cache, the candidate fits beside it."""
     shape, demand = model("llama-3.1-8b"), Demand(slots=8, context=4096)
@@ -154,6 +177,7 @@ def test_any_pair_has_a_way_or_a_refusal_and_no_byte_is_given_twice(stable, cand
     assert len(told.places) == candidate.instances
     assert all(used[device.name] <= device.free_bytes for device in devices)
     assert told.cache_bytes >= candidate.request_bytes * told.settings.get("slots", candidate.slots)
+    assert 0 < told.settings.get("memory_fraction", 0.5) < 1
     assert (told.stop == 0) == (told.way in ("side by side", "shrink"))
     assert told.stop <= stable.instances
 

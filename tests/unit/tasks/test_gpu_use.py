@@ -11,9 +11,10 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from rollout.nouns import Outcome, Sample, Samples, Verdict
+from rollout.nouns import Health, Instance, Outcome, Sample, Samples, Verdict, Version
+from store.port import InstanceState
 from tasks.reporting import markdown
-from tasks.telemetry import gpu_metrics, gpu_use, tokens_of
+from tasks.telemetry import CandidateGpus, candidate_gpus, gpu_metrics, gpu_use, tokens_of, use_by_phase
 from tasks.timing import Stopwatch
 from tasks.traffic import Stretch
 
@@ -27,7 +28,8 @@ def agent():
             asked = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
             self.server.asked.append(asked)
             seconds = float(asked["until"]) - float(asked["since"])
-            body = json.dumps({"together": {"seconds": seconds, "joules": 100.0}}).encode()
+            numbers = {"seconds": seconds, "joules": 100.0, **self.server.more}
+            body = json.dumps({"together": numbers}).encode()
             self.send_response(self.server.status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -37,7 +39,7 @@ def agent():
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    server.status, server.asked = 200, []
+    server.status, server.asked, server.more = 200, [], {}
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield SimpleNamespace(url=f"http://127.0.0.1:{server.server_port}", server=server)
     server.shutdown()
@@ -52,6 +54,38 @@ def test_a_stretch_is_asked_for_by_gpu_and_a_cpu_engine_asks_nothing(agent):
     agent.server.status = 500
     with pytest.raises(httpx.HTTPStatusError):
         gpu_use(agent.url, 0.0, 1.0, ("G0",))
+
+
+def test_energy_is_told_only_where_every_gpu_was_seen(agent):
+    """With one of two missing the tokens of both would stand against the energy of one."""
+    agent.server.more = {"gpus": 1.0, "energy_j_per_1000_tokens": 7.0}
+    assert gpu_use(agent.url, 10.0, 15.5, ("G0",), 2000)["energy_j_per_1000_tokens"] == 7.0
+    assert "energy_j_per_1000_tokens" not in gpu_use(agent.url, 10.0, 15.5, ("G0", "G1"), 2000)
+
+
+def instance(service, version, ordinal, *gpus):
+    """As the agent wrote it down."""
+    told = f"{service}-v{version}-{ordinal}"
+    return InstanceState(told, service, version, ordinal, "127.0.0.1", 1, Health.READY, placement={"gpus": gpus})
+
+
+def test_the_gpus_of_a_candidate_are_told_apart():
+    """Those that the stress test loads, and those that other versions or services work on too."""
+    ready = tuple(Instance(f"chat-v2-{n}", "chat", 2, "127.0.0.1", 1, Health.READY) for n in range(2))
+    seen = [instance("chat", 2, 0, "G0", "G1"), instance("chat", 2, 1, "G2"), instance("chat", 1, 0, "G2", "G4")]
+    found = candidate_gpus(seen, Version("chat", 2, "models:/m/2", "d", ready))
+    assert found == CandidateGpus(("G0", "G1", "G2"), ("G0", "G1"), frozenset({"G2"}))
+    assert candidate_gpus([], Version("chat", 2, "models:/m/2", "d")) == CandidateGpus((), ())
+
+
+def test_a_stress_test_is_billed_for_the_instance_that_it_loads(agent):
+    """And where others work on a GPU too, that is said and no energy of tokens is asked for."""
+    order = SimpleNamespace(stack=SimpleNamespace(agent_url=agent.url))
+    gpus = CandidateGpus(("G0", "G1"), ("G0",), frozenset({"G1"}))
+    load = SimpleNamespace(tokens=500)
+    use = use_by_phase(order, gpus, {"stress": (1.0, 2.0), "evidence": (3.0, 4.0)}, load, [])
+    assert [(asked["gpus"], asked["tokens"]) for asked in agent.server.asked] == [("G0", "500"), ("G0,G1", "0")]
+    assert "gpus_shared" not in use["stress"] and use["canary"]["gpus_shared"] == 1.0
 
 
 def test_metrics_bear_the_phase_and_energy_is_told_under_load():

@@ -73,23 +73,51 @@ def test_unequal_gpus_are_not_put_together():
     assert gpus(trt(2), hardware) == ("G1", "G2")
 
 
+def beside(size, *uuids):
+    """An instance that takes so many GiB of each of its GPUs."""
+    return Placement(gpus=uuids, gpu_bytes=tuple(size * GIB for _ in uuids))
+
+
 def test_a_gpu_is_shared_only_where_its_memory_is_known_to_suffice():
-    """Free now, and still enough when the other has loaded as much."""
-    alone = machine(gpu(0, free=70))
+    """Free now, and still enough when the other has loaded what it takes; one of which nothing is known takes all."""
+    alone, needs = machine(gpu(0, free=70)), Needs(26 * GIB, 2 * GIB)  # 30 GiB with 2 slots
     with pytest.raises(Unavailable, match=r"1 GPU wanted, 0 of 1 .* \(1 held by other instances; .*0: 70\.0 of 80\.0"):
         gpus(trt(), alone, ("G0",))
-    assert gpus(trt(), alone, ("G0",), needs=Needs(26 * GIB, 2 * GIB)) == ("G0",)  # of 2 slots
-    with pytest.raises(Unavailable, match=r"with 45\.0 GiB free wanted"):
-        gpus(trt(), alone, ("G0",), needs=Needs(45 * GIB))
+    with pytest.raises(Unavailable, match=r"with 30\.0 GiB free wanted"):
+        gpus(trt(), alone, ("G0",), needs=needs)
+    assert place(trt(), alone, [beside(50, "G0")], needs).gpus == ("G0",)
+    with pytest.raises(Unavailable, match=r"with 30\.0 GiB free wanted"):
+        place(trt(), alone, [beside(51, "G0")], needs)
 
 
 def test_engines_that_take_what_is_free_share_only_once_the_others_have_loaded():
-    """Before that nobody knows what is left."""
-    loaded = replace(gpu(0, free=40), processes=((7, 40 * GIB),))
-    needs = Needs(30 * GIB, greedy=True)
-    assert gpus(trt(), machine(loaded), ("G0",), needs=needs) == ("G0",)
+    """Before that nobody sees what is left: by what is used there, and by who is known to load."""
+    needs, there = Needs(30 * GIB, greedy=True), [beside(40, "G0")]
+    assert place(trt(), machine(gpu(0, free=40)), there, needs).gpus == ("G0",)
     with pytest.raises(Unavailable):
-        gpus(trt(), machine(gpu(0, free=79)), ("G0",), needs=needs)
+        place(trt(), machine(gpu(0, free=79)), there, needs)
+    with pytest.raises(Unavailable):
+        place(trt(), machine(gpu(0, free=40)), there, needs, loading={"G0"})
+
+
+def test_a_place_says_what_is_taken_of_it():
+    """A greedy engine its share of what is free, another what its slots need; unknown needs take the whole GPU."""
+    alone = machine(gpu(0, free=70))
+    assert place(trt(), alone, [], Needs(30 * GIB, GIB, greedy=True)).gpu_bytes == (64 * GIB,)
+    assert place(trt(), alone, [], Needs(30 * GIB, GIB)).gpu_bytes == (32 * GIB,)
+    assert place(trt(), alone, []).gpu_bytes == ()
+
+
+def test_an_engine_gets_the_architecture_that_it_was_built_for():
+    """Also where another GPU is emptier; formats ask for a least one; none is told in words."""
+    mixed = machine(gpu(0, free=60), gpu(1, free=79, capability=(8, 0)), gpu(2, free=70, capability=(10, 0)))
+    assert place(trt(), mixed, [], Needs(GIB, sm=90)).gpus == ("G0",)
+    assert place(trt(), mixed, [], Needs(GIB, least_sm=89)).gpus == ("G2",)
+    assert place(trt(), mixed, [], Needs(GIB)).gpus == ("G1",)
+    with pytest.raises(Unavailable, match=r"1 GPU of compute capability 7\.5 with"):
+        place(trt(), mixed, [], Needs(GIB, sm=75))
+    with pytest.raises(Unavailable, match=r"of compute capability 12\.0 or later"):
+        place(trt(), mixed, [], Needs(GIB, least_sm=120))
 
 
 def test_ranks_are_not_put_on_mig_instances():

@@ -105,11 +105,38 @@ def test_gpus_together_are_flat_numbers():
 
 def test_only_so_many_readings_are_kept():
     """The newest, of each GPU by itself."""
-    kept = Readings(kept_s=3.0)
+    kept = Readings(kept_s=3.0, coarse_kept_s=0.0)
     for at in range(5):
         kept.add([reading(at), Reading(float(at), "GPU-b")])
     assert [r.at for r in kept.of("GPU-a")] == [2.0, 3.0, 4.0] == [r.at for r in kept.of("GPU-b")]
     assert [r.uuid for r in kept.latest()] == ["GPU-a", "GPU-b"] == list(kept.gpus()) and kept.of("GPU-c") == ()
+
+
+def test_the_energy_of_a_long_canary_is_known():
+    """Eight hours with readings of the last one: of what is older one a minute is kept, and the counter tells all."""
+    kept = Readings(kept_s=3600.0)
+    for at in range(8 * 3600 + 1):
+        kept.add([reading(at, watts=500.0, joules=500.0 * at)])
+    use = gpu_use(kept.of("GPU-a"), 0.0, 8 * 3600.0)
+    assert (use.seconds, use.joules_over_s) == (pytest.approx(3600.0, abs=60.0), 8 * 3600.0)
+    assert together([use], 8 * 3600 * 1000)["energy_j_per_1000_tokens"] == 500.0
+    assert len(kept.of("GPU-a")) == 3600 + 7 * 60 + 1
+
+
+@pytest.mark.parametrize(("began", "known"), [(0, True), (49, True), (51, False), (900, False)])
+def test_energy_is_not_set_against_tokens_that_it_does_not_cover(began, known):
+    """An agent that began to look later knows the energy of a part, and the tokens are of all of it."""
+    readings = [reading(at, joules=300.0 * at) for at in range(began, 1001)]
+    numbers = together([gpu_use(readings, 0.0, 1000.0)], tokens=1000)
+    assert ("energy_j_per_1000_tokens" in numbers) is known
+    assert numbers["joules"] == 300.0 * numbers["joules_over_s"] == 300.0 * (1000 - began)
+
+
+def test_one_gpu_without_a_counter_leaves_the_energy_of_all_unknown():
+    """A sum over some of them would be too little."""
+    told, silent = [reading(0, joules=0.0), reading(1, joules=9.0)], [reading(0), reading(1)]
+    assert together([gpu_use(told, 0.0, 1.0)], 10)["energy_j_per_1000_tokens"] == 900.0
+    assert "energy_j_per_1000_tokens" not in together([gpu_use(each, 0.0, 1.0) for each in (told, silent)], 10)
 
 
 @given(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from trtllm_builds import hopper
 
 from engines.hardware import Hardware
-from engines.port import EngineSpec
+from engines.port import ContainerSpec, EngineSpec
 from engines.trtllm.fingerprint import fingerprint, why_stale
 from rollout.errors import Refused
 
@@ -69,6 +70,30 @@ def test_versions_architecture_and_draft_count() -> None:
     assert digest(TRT, version="1.2.0") != digest(TRT) != digest(TRT, hopper(2, (8, 9)))
     assert digest(TRT, draft="d") != digest(TRT)
     assert digest(TRT, hopper(8)) == digest(TRT)
+
+
+def test_the_image_that_builds_counts() -> None:
+    """Another image may hold other tools; where nothing but links is made, none counts."""
+    for spec in (TRT, TORCH):
+        mine, other = (replace(spec, container=ContainerSpec(image)) for image in ("mine:1", "mine:2"))
+        assert len({digest(spec), digest(mine), digest(other)}) == 3
+    plain = replace(TORCH, quantization="none")
+    assert digest(plain) == digest(replace(plain, container=ContainerSpec("mine:1"), environment={}))
+
+
+@pytest.mark.parametrize(("spec", "name"), [(TORCH, "MODELOPT_EXAMPLES"), (TRT, "TRTLLM_EXAMPLES")])
+def test_the_scripts_that_build_count(spec: EngineSpec, name: str, tmp_path: Path) -> None:
+    """By their content and not by their place; where they cannot be read, inside an image, by their place."""
+
+    def at(directory: Path) -> str:
+        return digest(replace(spec, environment={name: str(directory)}))
+
+    for folder, text in (("a", "one"), ("b", "one"), ("c", "two")):
+        (tmp_path / folder / "inner").mkdir(parents=True)
+        (tmp_path / folder / "inner" / "x.py").write_text(text)
+    assert at(tmp_path / "a") == at(tmp_path / "b") != at(tmp_path / "c")
+    assert at(Path("/inside/one")) != at(Path("/inside/two"))
+    assert digest(replace(spec, environment={name: "/inside", "OTHER_EXAMPLES": "/x"})) == at(Path("/inside"))
 
 
 def test_an_engine_says_what_it_was_built_with() -> None:

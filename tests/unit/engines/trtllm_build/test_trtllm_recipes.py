@@ -156,6 +156,15 @@ def test_a_quantised_checkpoint_makes_no_tensorrt_engine() -> None:
         check_recipe(spec(), "1.2.1", LLAMA, stored="fp8")
 
 
+def test_nvfp4_keys_and_values_need_their_scales() -> None:
+    """A checkpoint that was stored with them has them; another says so before any command is made."""
+    given = spec("pytorch", kv_cache_dtype="nvfp4")
+    (check, link) = build_steps("/m", "/e", given, "1.2.1", LLAMA, None, stored_kv="nvfp4")
+    assert (check.name, link.name) == ("check model files", "link files")
+    with pytest.raises(Refused, match="this one has none"):
+        check_recipe(given, "1.2.1", LLAMA, stored_kv="fp8")
+
+
 def test_a_container_sees_model_and_output_where_they_are() -> None:
     """Same paths inside; the model is read only; our own checks stay outside; no usage statistics are sent."""
     image = Container("nvcr.io/nvidia/tensorrt-llm/release:1.2.1", gpus=("GPU-1",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,7 @@ def entry(first: int, end: int, dtype: str = "F16", shape: tuple[int, ...] = (2,
 
 BROKEN = {
     "nothing": (b"", "is truncated: it has 0 bytes"),
-    "header longer than the file": ((1 << 40).to_bytes(8, "little") + b"{}", "its header alone needs"),
+    "header longer than the file": ((1 << 28).to_bytes(8, "little") + b"{}", "its header alone needs"),
     "no JSON": (tensors(b"{{", b""), "its header is damaged"),
     "cut data": (tensors({"a": entry(0, 4)}, b"abc"), "truncated: 3 bytes of data and 4 expected"),
     "more data": (tensors({"a": entry(0, 4)}, b"abcde"), "longer than its tensors: 5 bytes"),
@@ -180,3 +181,41 @@ def test_linking_leaves_hidden_files_behind(tmp_path: Path) -> None:
     assert not (tmp_path / "made" / ".git").exists()
     assert (tmp_path / "made" / "extra" / "a.json").read_text() == (source / "config.json").read_text()
     assert check_folder(tmp_path / "made")["architectures"] == ["LlamaForCausalLM"]
+
+
+def tensor(**changed: Any) -> dict[str, Any]:
+    """One of four bytes, as a header says it."""
+    return {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], **changed}}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        tensor(shape=["x"]),
+        tensor(shape=[1, -1, -1]),
+        tensor(shape=[True]),
+        tensor(shape=None),
+        tensor(dtype=["F32"]),
+        tensor(data_offsets=["0", 4]),
+        tensor(data_offsets=[0, 4, 8]),
+        tensor(data_offsets=[0, 4.0]),
+        {"a": 1},
+        [],
+    ],
+)
+def test_a_damaged_header_is_corrupt(header: object, tmp_path: Path) -> None:
+    """Whatever stands in it, the file is called damaged; nothing else is raised."""
+    path, text = tmp_path / "model.safetensors", json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+    with pytest.raises(Corrupt, match=r"model.safetensors: its header is damaged"):
+        read_tensors(path)
+
+
+def test_a_header_of_any_length_is_not_read(tmp_path: Path) -> None:
+    """One that says to be longer than the format allows is refused before it is read into memory."""
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", 1 << 28))
+        file.truncate((1 << 28) + 100)  # takes no room on the disk
+    with pytest.raises(Corrupt, match="may have 100000000"):
+        read_tensors(path)

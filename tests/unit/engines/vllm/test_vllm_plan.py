@@ -81,13 +81,13 @@ def test_what_cannot_work_on_processors_is_refused(
         ({"tensor_parallel": 2}, replace(GPUS, gpus=HOPPER[:1]), "takes 2 GPUs and there are 1"),
         ({"kv_cache_dtype": "nvfp4"}, GPUS, "kv_cache_dtype.*compute capability 10.0"),
         ({"container": ContainerSpec()}, CPU, "the machine has none"),
-        ({}, replace(GPUS, gpus=(replace(HOPPER[0], free_bytes=GIB),)), "memory.*free"),
+        ({}, replace(GPUS, gpus=(replace(HOPPER[0], memory_bytes=GIB, free_bytes=GIB),)), "memory.*free"),
     ],
 )
 def test_what_cannot_work_on_gpus_is_refused(
     on_gpu: Vllm, tiny: TinyModel, changes: dict[str, Any], hardware: Hardware, said: str
 ) -> None:
-    """Too few GPUs, too old ones, full ones, none."""
+    """Too few GPUs, too old ones, too small ones, none."""
     with pytest.raises(Refused, match=said):
         on_gpu.plan(tiny.version, replace(SPEC, **changes), hardware)
 
@@ -115,6 +115,13 @@ def test_memory_on_processors_is_of_all_ranks(on_cpu: Vllm, tiny: TinyModel) -> 
     assert two.memory_bytes > one.memory_bytes + GIB // 2 and two.needs.devices == 0 and not two.needs.greedy
     many = on_cpu.plan(tiny.version, replace(SPEC, tensor_parallel=2, threads=4), CPU)
     assert "8" not in one.reasons["threads"] and "oversubscribed" in many.reasons["threads"]
+
+
+def test_gpus_that_the_installed_vllm_does_not_use_are_told(on_cpu: Vllm, tiny: TinyModel) -> None:
+    """A plan asked for GPUs is one for processors where that is what is installed, and says so."""
+    assert on_cpu.plan(tiny.version, SPEC, GPUS).reasons["GPUs"].startswith("none is used")
+    assert "GPUs" not in on_cpu.plan(tiny.version, SPEC, CPU).reasons
+    assert "GPUs" not in on_cpu.plan(tiny.version, replace(SPEC, container=ContainerSpec()), GPUS).reasons
 
 
 def test_memory_on_gpus_is_taken_at_once(on_gpu: Vllm, tiny: TinyModel) -> None:
