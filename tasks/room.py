@@ -57,6 +57,7 @@ def room_made(
 def check_room(order: Order, engine: Engine, ticket: Ticket, store: Store, hardware: Hardware) -> None:
     """A second look after the build, before the candidate is declared: the room that was made for it is still there.
 
+    What is missing may be as little as memory that comes and goes: a smaller cache would do, and is no reason to stop.
     Raises Unavailable, with what there is now.
     """
     if not engine.needs:
@@ -66,7 +67,7 @@ def check_room(order: Order, engine: Engine, ticket: Ticket, store: Store, hardw
         plan = _look(wanted, ticket, store, hardware).plan
     except Refused as refused:
         raise Unavailable(f"the room for the candidate is gone: {refused}") from refused
-    if plan.way != "side by side":
+    if plan.way not in ("side by side", "shrink"):
         raise Unavailable(f"the room for the candidate is gone, now it would be {plan.way}: {plan.sentence}")
 
 
@@ -74,7 +75,9 @@ def _look(wanted: Wanted, ticket: Ticket, store: Store, hardware: Hardware) -> R
     """What is lent to a release does not run and is not counted; what is promised to another is."""
     releases = store.unsettled()
     lent, others = loans(releases), promised(releases, ticket.release, time.time() - STALE_S)
-    versions = [replace(v, instances=max(0, v.instances - lent.get((v.service, v.number), 0))) for v in store.versions()]
+    versions = [
+        replace(v, instances=max(0, v.instances - lent.get((v.service, v.number), 0))) for v in store.versions()
+    ]
     return room_for(wanted, ticket.stable, versions, store.instances(), hardware, others)
 
 

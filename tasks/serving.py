@@ -9,6 +9,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from configs.order import Order
+from engines.hardware import read_hardware
 from gateway.tokens import TokenFile
 from loadtest.port import LoadPlan, LoadReport, open_loadtest
 from rollout.judge import judge_alone
@@ -16,6 +17,7 @@ from rollout.nouns import Engine, ModelVersion, Outcome, Sample, Verdict, Versio
 from store.port import VersionState, open_store
 from store.steer import failure, wait_settled
 from store.telling import warm_up_told
+from tasks.room import check_room
 from tasks.ticket import Ticket, as_plain, tell
 
 MOST_FAILED = 0.05  # of a stress test, however wide the margin against stable is
@@ -24,7 +26,8 @@ MOST_FAILED = 0.05  # of a stress test, however wide the margin against stable i
 @task(cache_policy=NO_CACHE)
 def deploy(order: Order, model: ModelVersion, engine: Engine, ticket: Ticket) -> Version:
     """Declare a new version with its instances; the agent starts them."""
-    store = open_store(order.stack.store())
+    store, hardware = open_store(order.stack.store()), read_hardware(order.stack.engines().directory)
+    check_room(order, engine, ticket, store, hardware)
     TokenFile(order.stack.tokens).ensure(order.service.name)
     wanted = VersionState(
         service=order.service.name,

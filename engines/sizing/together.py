@@ -136,7 +136,8 @@ def _least_change(stable: Occupant, candidate: Occupant, free: Held) -> Together
 
 
 def _with_set_shares(stable: Occupant, candidate: Occupant, free: Held) -> Together | None:
-    """Both with all their slots, where a stable that does not run yet begins with the largest smaller share with which both fit."""
+    """Both with all their slots, where a stable that does not run yet begins with a smaller share: the largest with
+    which both fit."""
     if stable.placed or not stable.instances or not stable.greedy:
         return None
     for attempt in (_try, _with_share):

@@ -3,11 +3,14 @@
 from dataclasses import asdict, replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from configs.room import STACK_BYTES, Wanted, promise, promised, room_for
+from engines.devices.choose import place
 from engines.hardware import Gpu, Hardware
-from engines.port import EngineSpec, Needs
-from rollout.errors import Refused
+from engines.port import EngineSpec, Needs, Placement
+from rollout.errors import Refused, Unavailable
 from rollout.nouns import Engine, Health, Phase
 from store.port import InstanceState, Release, VersionState
 
@@ -175,3 +178,34 @@ def test_memory_that_others_use_is_no_room() -> None:
     assert room_for(wanted(), 1, beside, (ready,), enough).plan.way == "side by side"
     assert room_for(wanted(), 1, beside, (ready,), short).plan.way == "shrink"
     assert room_for(wanted(), 1, beside, (ready,), machine(64)).plan.way == "side by side"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.integers(0, 80), min_size=1, max_size=4),
+    st.integers(1, 70),
+    st.integers(1, 2),
+    st.booleans(),
+    st.sampled_from([0.1, 0.85]),
+)
+def test_what_is_planned_side_by_side_is_placed(
+    used: list[int], fixed: int, devices: int, greedy: bool, share: float
+) -> None:
+    """One rule for both: beside others that have loaded, the plan stands exactly where the instance gets its place."""
+    spec = EngineSpec("vllm", slots=4, tensor_parallel=devices, memory_fraction=share)
+    needs = Needs(fixed * GIB, GIB, devices, greedy)
+    there = [on_gpu(1, n, f"GPU-{n}", "other", gib=size) for n, size in enumerate(used) if size]
+    taken = [Placement(gpus=(i.placement["gpus"][0],), gpu_bytes=(i.placement["gpu_bytes"][0],)) for i in there]
+    hardware = machine(64, *(80 - size for size in used))
+    try:
+        way = room_for(wanted(needs, spec=spec), None, [], there, hardware).plan.way
+    except Refused:
+        way = "refused"
+    try:
+        chosen = place(spec, hardware, taken, needs)
+    except Unavailable:
+        assert way != "side by side"
+        return
+    assert way == "side by side" and len(chosen.gpus) == devices
+    for uuid, size in zip(chosen.gpus, chosen.gpu_bytes, strict=True):
+        assert size <= hardware.gpus[int(uuid[4:])].free_bytes

@@ -10,7 +10,7 @@ from fit_models import model
 
 from engines.hardware import Gpu, Hardware
 from engines.port import EngineSpec, Speculative
-from engines.sizing.fit import check_fit, kv_cache_bytes, vllm_utilization
+from engines.sizing.fit import check_fit, kv_cache_bytes, least_sm, to_build_for, vllm_utilization
 from engines.sizing.gpu_catalogue import hardware_of
 from engines.sizing.measure import Demand, demand_of, fit, fit_on, tokens_per_step
 from engines.sizing.memory import CUDA_CONTEXT, GIB
@@ -221,3 +221,28 @@ def test_what_others_hold_is_not_free():
     hardware = replace(NONE, gpus=(busy, idle))
     assert fit_on(model("llama-3.1-8b"), Demand(), hardware).free_bytes == 79 * GIB
     assert fit_on(model("llama-3.1-8b"), Demand(tensor=2), hardware).free_bytes == 20 * GIB
+
+
+def test_what_is_built_is_judged_by_emptied_gpus_where_they_are_full():
+    """Else no release could ask for room on a busy machine; one that fits now is judged as it is."""
+    shape, demand = model("llama-3.1-8b"), Demand(slots=8, context=8192)
+    empty = on("2xH100")
+    full = replace(empty, gpus=tuple(replace(gpu, free_bytes=8 * GIB) for gpu in empty.gpus))
+    with pytest.raises(Refused):
+        check_fit(shape, demand, full)
+    assert check_fit(shape, demand, to_build_for(shape, demand, full)).largest_slots > 8
+    assert to_build_for(shape, demand, empty) == empty
+    with pytest.raises(Refused):
+        check_fit(model("llama-3.1-70b"), demand, to_build_for(model("llama-3.1-70b"), demand, full))
+
+
+def test_the_gpus_that_compute_a_format_are_told():
+    """FP8 from Ada, NVFP4 from Blackwell; of a mixed machine those are taken that can, however free the others are."""
+    shape = model("llama-3.1-8b")
+    fp8, fp4 = (Demand("tensorrt_llm", weights=name, context=1024) for name in ("fp8", "nvfp4"))
+    assert least_sm(shape, fp8, on("1xH100")) == 89
+    assert least_sm(shape, fp4, on("1xB200")) == 100
+    mixed = replace(on("1xH100"), gpus=(*on("2xA100").gpus, *on("1xH100").gpus))
+    assert check_fit(shape, fp8, mixed).fits
+    with pytest.raises(Refused, match=r"8\.9"):
+        check_fit(shape, replace(fp8, tensor=2), mixed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.devices.choose import cores_wanted, place
-from engines.hardware import Gpu, Hardware
+from engines.hardware import Gpu, Hardware, read_hardware
 from engines.port import EngineSpec, Needs, Placement
 from rollout.errors import Unavailable
 
@@ -201,3 +202,10 @@ def test_gpus_are_the_wished_number_free_and_there_or_it_is_refused(frees, tenso
         return
     chosen = gpus(trt(tensor), hardware, taken)
     assert len(set(chosen)) == tensor and set(chosen) <= set(free)
+
+
+def test_this_machine_says_what_of_its_memory_is_to_be_had():
+    """More than nothing, and no more than it has."""
+    seen = read_hardware(".")
+    assert seen.memory_available > 0
+    assert seen.memory_available <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -22,7 +22,7 @@ from rollout.errors import Refused
 from rollout.nouns import Engine, ModelVersion
 
 NONE = Hardware(8, 64 * GIB, 64 * GIB, gpu_note="no driver")
-TOO_LITTLE = Hardware(8, 64 * GIB, 64 * GIB, (Gpu(0, "GPU-0", "H100", 80 * GIB, GIB // 2, (9, 0)),))
+TOO_LITTLE = Hardware(8, 64 * GIB, 64 * GIB, (Gpu(0, "GPU-0", "H100", GIB // 2, GIB // 2, (9, 0)),))
 MIXED = Hardware(8, 64 * GIB, 900 * GIB, (*hopper(1).gpus, Gpu(1, "GPU-1", "A100", 80 * GIB, 79 * GIB, (8, 0))))
 
 

@@ -123,16 +123,14 @@ def test_the_only_version_is_never_stopped(place: Place, store: Store) -> None:
 
 
 def test_two_releases_do_not_get_the_same_room(place: Place, store: Store) -> None:
-    """One GPU is free and nothing is built yet: the second release is refused until the first has ended."""
-    hardware = full_gpus(1, free=79 * GIB)
+    """What is free holds one and nothing is built yet: the second is refused until the first has ended."""
+    hardware = full_gpus(1, free=place.plan(full_gpus(8)).needs.fixed_bytes * 3 // 2)
     first, second = begun(store, "chat"), begun(store, "other")
     room_made(order(place), place.model, first, store, hardware, lambda text: None)
-    large = replace(SPEC, slots=64, context=512)
     with pytest.raises(Refused, match="GiB are free on the emptiest"):
-        room_made(order(place, "other", large, instances=64), place.model, second, store, hardware, lambda text: None)
+        room_made(order(place, "other"), place.model, second, store, hardware, lambda text: None)
     store.finish_release(first.release, Phase.FAILED, "given up", time.time(), {})
-    store.finish_release(second.release, Phase.FAILED, "refused", time.time(), {})
-    assert room_made(order(place, "other"), place.model, begun(store, "other"), store, hardware, lambda text: None)
+    assert room_made(order(place, "other"), place.model, second, store, hardware, lambda text: None).spec == SPEC
 
 
 def test_room_that_is_gone_after_the_build_is_told(place: Place, store: Store) -> None:
@@ -144,3 +142,11 @@ def test_room_that_is_gone_after_the_build_is_told(place: Place, store: Store) -
     with pytest.raises(Unavailable, match="room for the candidate is gone"):
         check_room(wanted, built, ticket, store, full_gpus(1))
     assert store.release(ticket.release).promised["instances"] == 1
+
+
+def test_a_plan_says_which_gpus_its_engine_needs(place: Place) -> None:
+    """A TensorRT engine those of its architecture, a quantised checkpoint those that compute its format."""
+    quantised = {"quantization": "fp8", "environment": {"MODELOPT_EXAMPLES": "/opt/modelopt"}}
+    assert place.plan(hopper(1), recipe="tensorrt").needs.sm == 90
+    checkpoint = place.plan(hopper(1), **quantised).needs
+    assert (checkpoint.sm, checkpoint.least_sm) == (0, 89)
