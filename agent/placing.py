@@ -10,6 +10,7 @@ from pathlib import Path
 
 from agent.lifecycle import backoff_s
 from agent.machine import NOT_READ
+from configs.room import placement_of
 from engines.devices.choose import place
 from engines.hardware import Hardware
 from engines.port import EngineSpec, Needs, Placement
@@ -58,11 +59,6 @@ def _waiting(now: float, instance: InstanceState, reason: str) -> InstanceState:
 def _is_there(placement: Placement, hardware: Hardware) -> bool:
     cores = {core for node in hardware.nodes for core in node} or set(range(hardware.cores))
     return set(placement.cores) <= cores and set(placement.gpus) <= {gpu.uuid for gpu in hardware.gpus}
-
-
-def placement_of(stored: Mapping[str, Iterable[int] | Iterable[str]]) -> Placement:
-    """A placement from its stored mapping."""
-    return Placement(**{name: tuple(values) for name, values in stored.items()})  # type: ignore[arg-type]
 
 
 def write_files(files: Mapping[str, str]) -> None:
