@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import httpx
 
 from agent.asking import REQUEST_S, SILENCE_S, NotAccepted, ask_over
-from agent.warm_up import PLAIN, warm_up
+from agent.warm_up import MOST_S, PLAIN, warm_up
 from engines.warm_up import read_requests
 from rollout.errors import RoundhouseError
 
@@ -89,6 +89,7 @@ class WarmUp:
     model: str  # as its server calls it
     least: int
     context: int = 0  # tokens of one request; 0: whatever the engine's requests are
+    most_s: float = MOST_S  # after which no further request is begun
 
 
 def run_warm_up(
@@ -101,8 +102,8 @@ def run_warm_up(
     with httpx.Client(base_url=base_url, timeout=timeout, trust_env=False) as http:
         ask = ask_over(http, wanted.model, given_up, most_s)
         try:
-            return warm_up(own or PLAIN, wanted.least, ask)
+            return warm_up(own or PLAIN, wanted.least, ask, most_s=wanted.most_s)
         except NotAccepted:
             if not own:
                 raise
-        return {**warm_up(PLAIN, wanted.least, ask), "skipped": float(len(own))}
+        return {**warm_up(PLAIN, wanted.least, ask, most_s=wanted.most_s), "skipped": float(len(own))}

@@ -18,7 +18,7 @@ from agent.parts import Parts
 from agent.placing import placed, placement_of, write_files
 from agent.probes import WarmUp
 from agent.traffic import Traffic
-from agent.warm_up import unsettled
+from agent.warm_up import MOST_S, RETURN_S, unsettled
 from engines.artifacts import note_use
 from engines.port import EngineKind, EngineSpec, Needs, open_engine, spec_of
 from platforms.port import InstanceSpec, Running
@@ -147,7 +147,8 @@ class Reconciler:
                 self._try_to_start(state, version, kind, spec)
             case Do.WARM_UP if version is not None:
                 engine = Engine(**version.engine)
-                wanted = WarmUp(engine.directory, engine.served_name, version.warm_up_requests, spec.context)
+                most_s = RETURN_S if state.warm_up else MOST_S
+                wanted = WarmUp(engine.directory, engine.served_name, version.warm_up_requests, spec.context, most_s)
                 self._p.probes.warm_up(state.id, _url(state), wanted)
             case Do.STOP:
                 if version is not None:

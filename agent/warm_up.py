@@ -22,6 +22,7 @@ _PROMPTS = ("The railway line", "Once upon a time there was", "To build an engin
 PLAIN = tuple(WarmUpRequest(prompt, 8) for prompt in _PROMPTS)  # for an engine directory that has none
 MOST_ROUNDS = 16  # of one length, unless more requests are asked for
 MOST_S = 180.0  # after which no further request is begun
+RETURN_S = 2.0  # the same for an instance that was ready before: users wait, and its machine is warm
 
 
 @dataclass
