@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from engines.trtllm.checkpoint import check_folder, copy_tokenizer, link_files
+from engines.model_folder import check_folder, copy_tokenizer, link_files
 from engines.trtllm.verify import verify_checkpoint
 from rollout.errors import RoundhouseError
 

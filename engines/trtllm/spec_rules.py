@@ -6,10 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from engines.checks import check_spec
+from engines.model_folder import check_folder, check_tokenizer
 from engines.port import EngineSpec, Faults
 from engines.sizing.rules import check_parallel
 from engines.sizing.shape import ModelShape
-from engines.trtllm.checkpoint import check_folder, check_tokenizer
 from engines.trtllm.contract import Contract
 from engines.trtllm.recipe_spec import HF_PTQ, QUANTIZE, calibration_of, recipe_of, step_tokens
 from engines.vocabulary import tokens_of_folder

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engines.port import EngineSpec
-from engines.trtllm.checkpoint import (
+from engines.model_folder import (
     CONFIG,
     QUANTISED,
     check_folder,
@@ -16,6 +15,7 @@ from engines.trtllm.checkpoint import (
     read_json,
     read_tensors,
 )
+from engines.port import EngineSpec
 from engines.trtllm.recipe_spec import (
     ALGORITHMS,
     CHECKPOINT,

@@ -12,6 +12,7 @@ from pathlib import Path
 from engines import artifacts
 from engines.checks import check_disk, check_draft_given, check_port
 from engines.hardware import Hardware, read_hardware
+from engines.model_folder import check_folder
 from engines.port import (
     BuildPlan,
     Drain,
@@ -32,7 +33,6 @@ from engines.sizing.fit import Fit, check_fit, computing, least_sm, to_build_for
 from engines.sizing.measure import gib
 from engines.sizing.shape import ModelShape
 from engines.steps import build_in
-from engines.trtllm.checkpoint import check_folder
 from engines.vllm import flags, serve
 from engines.vllm.interpreter import Device, Installed, installed, interpreter_of
 from engines.vllm.model_files import (

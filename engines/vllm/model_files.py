@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.gguf_file import GgufFile, read_gguf
+from engines.model_folder import check_folder
 from engines.port import BuildStep
 from engines.sizing.config_file import shape_at
 from engines.sizing.shape import ModelShape
-from engines.trtllm.checkpoint import check_folder
 from engines.vllm.gguf_shape import gguf_dtype, gguf_shape
 from engines.vllm.interpreter import Installed
 from rollout.command import Command

@@ -13,7 +13,7 @@ import pytest
 from tiny_models import write_tiny
 from trtllm_builds import VERSION, built, trt_spec
 
-from engines.trtllm.checkpoint import check_folder, link_files, read_tensors
+from engines.model_folder import check_folder, link_files, read_tensors
 from engines.trtllm.recipe_spec import facts
 from engines.trtllm.verify import engine_limits, verify_checkpoint, verify_directory
 from rollout.errors import Corrupt

@@ -1,4 +1,4 @@
-"""Reads what TensorRT-LLM and its tools work on: Hugging Face folders, checkpoints with a file per rank.
+"""Reads the folders that engines are built from and into: Hugging Face folders, checkpoints with a file per rank.
 
 A safetensors file is a length (8 bytes), a JSON header and the data: https://github.com/huggingface/safetensors#format
 """
