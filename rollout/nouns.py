@@ -149,6 +149,10 @@ class Split:
 # --- what was seen ------------------------------------------------------------------------------------------------
 
 
+#: What can go wrong with a request. ``refused``: the version had no room for it. ``left``: its client went away.
+ERRORS = ("5xx", "4xx", "timeout", "cut", "empty", "malformed", "refused", "left")
+
+
 class Sample(NamedTuple):  # made a hundred thousand times a second, which a dataclass is too slow for
     """One request as the gateway recorded it. ``ttft_s`` is the first body byte, ``None`` where there was none."""
 
@@ -161,6 +165,12 @@ class Sample(NamedTuple):  # made a hundred thousand times a second, which a dat
     tokens_out: int | None
     cut: bool = False  # the answer began and did not end as it should
     streamed: bool = True  # token by token; the first byte of a whole answer is as late as its last
+    error: str = ""  # what went wrong: one of ERRORS; "" when nothing did
+    bytes_in: int = 0  # of the request's body: how long the prompt is, known before any arm was chosen
+    cached: bool | None = None  # whether most of the prompt was in the engine's prefix cache; None: not told
+    weight: float = 0.0  # the candidate's share of the judged requests when this one was routed; 0: it was not routed
+    instance: str = ""
+    request_id: str = ""  # a copy's is that of the request that was copied
 
     @property
     def tpot_s(self) -> float | None:
@@ -192,28 +202,55 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
+class Part:
+    """What a part of a metric says: a stratum of the requests, or a class of errors."""
+
+    name: str
+    n_stable: int
+    n_candidate: int
+    stable: float | None  # latency in seconds (geometric mean), or rate
+    candidate: float | None
+    harm_e: float
+
+
+@dataclass(frozen=True)
 class Finding:
-    """What one metric says, with the numbers behind it."""
+    """What one metric says, with the numbers behind it.
+
+    ``harm_e`` is the e-value against "not worse than the margin of harm", ``allow_e`` the one against "worse than what
+    is allowed"; each decides when it reaches what it ``needs``.
+    """
 
     metric: str
     outcome: Outcome
     stable: float | None
     candidate: float | None
-    low: float | None  # interval of candidate/stable (latency) or candidate-stable (rates)
+    low: float | None  # confidence sequence of ``effect``
     high: float | None
     margin: float
     n_stable: int
     n_candidate: int
     sentence: str
+    effect: float | None = None  # candidate/stable (kind "ratio") or candidate - stable ("difference")
+    kind: str = "ratio"
+    harm_e: float = 1.0
+    harm_needs: float = 0.0  # 0: this metric never rolls back
+    allow_e: float = 1.0
+    allow_needs: float = 0.0
+    worst: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The judge's answer over one window. ``reason`` is a sentence with subject, value, bound and counts."""
+    """The judge's answer. ``reason`` is a sentence with subject, value, bound and counts.
+
+    ``stuck``: more requests will not help, because what is measured cannot be trusted.
+    """
 
     outcome: Outcome
     reason: str
     findings: tuple[Finding, ...] = ()
+    stuck: bool = False
 
 
 class Phase(StrEnum):
@@ -261,4 +298,12 @@ class RollBack:
     reason: str
 
 
-Step = Shift | Hold | Promote | RollBack
+@dataclass(frozen=True)
+class Ask:
+    """Next: a person says whether ``then`` is done. Until then nothing changes, and harm still rolls back."""
+
+    question: str
+    then: Shift | Promote
+
+
+Step = Shift | Hold | Promote | RollBack | Ask

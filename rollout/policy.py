@@ -5,20 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from rollout.errors import Refused
+from rollout.agreement_limits import OutputLimits
 from rollout.nouns import FULL
 
 
 class OnTimeout(StrEnum):
-    """What an undecided step does when its time is up."""
+    """What happens where the evidence does not come: the step's time is up, or nobody calls."""
 
     ROLL_BACK = "roll_back"
     HOLD = "hold"
+    ASK = "ask"  # a person decides; until then all stays as it is
 
 
 @dataclass(frozen=True)
 class Margin:
-    """Bounds on a ratio candidate/stable. Proven above ``harm``: roll back. Proven below ``allow``: good enough.
+    """Bounds on a latency's ratio candidate/stable. Proven above ``harm``: roll back. Proven below ``allow``: good.
 
     ``harm < allow`` overlap on purpose: with enough samples one of the two is always provable, so no step hangs.
     """
@@ -29,10 +30,42 @@ class Margin:
 
 @dataclass(frozen=True)
 class ErrorMargin:
-    """Errors. Proven more than ``harm_ratio`` times stable's rate: roll back. Proven below stable + ``allow``: good."""
+    """Counted events. Proven more than ``harm_ratio`` times stable's rate: roll back.
 
-    harm_ratio: float
-    allow: float
+    Proven either fewer than ``harm_ratio`` times, or below stable's rate + ``allow`` (a share of the requests): good.
+    """
+
+    harm_ratio: float = 1.5
+    allow: float = 0.01
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """What the service promises of each request, seconds; None: nothing. A request that keeps all of it is goodput."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    e2e_s: float | None = None
+
+
+@dataclass(frozen=True)
+class AutoSteps:
+    """Steps that are computed: as fast as possible while at most so many requests suffer before harm is found."""
+
+    most_harmed: int = 50
+    first: int = 10  # permille
+    largest: int = 500
+
+
+@dataclass(frozen=True)
+class Veto:
+    """A Prometheus query whose value ends a release when it is above or below a bound for so long."""
+
+    name: str
+    query: str
+    above: float | None = None
+    below: float | None = None
+    for_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,24 +80,42 @@ class Stress:
 
 @dataclass(frozen=True)
 class Policy:
-    """How one release goes about it."""
+    """How one release goes about it. Shares in permille, times in seconds."""
 
-    steps: tuple[int, ...] = (50, 250, 500)  # permille of live traffic
-    mirror: int = 500  # permille of live requests copied before the first step; 0: no mirror stage
-    ttft: Margin = Margin(1.25, 1.5)
-    tpot: Margin = Margin(1.2, 1.4)
-    errors: ErrorMargin = ErrorMargin(1.5, 0.05)
+    steps: tuple[int, ...] = (10, 50, 250, 500)  # of live traffic
+    auto: AutoSteps | None = None  # computed steps take the place of ``steps``
+    mirror: int = 200  # of live requests copied before the first step; 0: no mirror stage
+    baseline: bool = False  # compare with a copy of stable of the candidate's size, age and share
+    ttft: Margin | None = Margin(1.1, 1.25)
+    tpot: Margin | None = Margin(1.1, 1.25)
+    e2e: Margin | None = None  # among answers of the same length
+    errors: ErrorMargin = ErrorMargin()
+    refusals: ErrorMargin | None = ErrorMargin()
+    goodput: ErrorMargin = ErrorMargin(1.5, 0.02)  # of the requests that miss the objectives
+    objectives: Objectives | None = None
+    abandoned: float = 2.0  # proven so many times stable's rate of clients that leave: roll back; 0: not judged
+    outputs: OutputLimits | None = None  # what answers to the same prompts may differ by
+    vetoes: tuple[Veto, ...] = ()
     alpha: float = 0.05  # probability of a wrong roll back over the whole release, however often one looks
-    min_samples: int = 20  # of each arm, before anything but plain failure is said
+    beta: float = 0.05  # probability of promoting what is beyond what is allowed
+    min_samples: int = 20  # of each arm in each stage, before it may end well
+    min_step_s: float = 0.0
+    settle_s: float = 1.0  # a request is judged so long after it began, so that slow ones are not missing
     look_s: float = 1.0
     lease_s: float = 6.0
     step_timeout_s: float = 600.0
+    max_s: float = 86_400.0  # of all stages together
+    idle_s: float = 300.0  # without a request of the candidate
     on_timeout: OnTimeout = OnTimeout.ROLL_BACK
+    on_idle: OnTimeout = OnTimeout.HOLD
+    approvals: tuple[str, ...] = ()  # stages before which a person says yes; "promote" is one too
     warm_up_requests: int = 8
     stress: Stress | None = Stress()
     keep_warm_s: float = 300.0  # the old version stays started so long after a promotion
 
     def __post_init__(self) -> None:
+        from rollout.policy_rules import check_policy
+
         check_policy(self)
 
 
@@ -76,11 +127,6 @@ class Stage:
     canary: int
     mirror: int
 
-    @property
-    def share(self) -> float:
-        """The candidate's part of the requests that are judged: of live ones, or of live ones and their copies."""
-        return self.canary / FULL if self.canary else self.mirror / (FULL + self.mirror)
-
 
 def stages(policy: Policy) -> tuple[Stage, ...]:
     """The planned splits in order; promotion follows the last."""
@@ -88,29 +134,6 @@ def stages(policy: Policy) -> tuple[Stage, ...]:
     return first + tuple(Stage(f"canary {share / 10:g} %", share, 0) for share in policy.steps)
 
 
-def check_policy(policy: Policy) -> None:
-    """Raises Refused when the numbers contradict each other."""
-    steps = list(policy.steps)
-    if not steps or steps != sorted(set(steps)) or steps[0] < 1 or steps[-1] >= FULL:
-        rule = (
-            "steps are rising shares from 0.1 % to 99.9 %: promotion is the last one, and judging needs both versions"
-        )
-        raise Refused("steps", steps, rule, "write for example steps_percent: [5, 25, 50]")
-    if not 0 <= policy.mirror <= FULL:
-        raise Refused("mirror", policy.mirror / 10, "a share lies between 0 and 100 %", "choose one in that range")
-    for name, margin in (("ttft", policy.ttft), ("tpot", policy.tpot)):
-        if not 1.0 < margin.harm <= margin.allow:
-            rule = "1 < harm <= allow, or a healthy candidate could never be told from a harmful one"
-            raise Refused(
-                f"margins.{name}", f"harm {margin.harm}, allow {margin.allow}", rule, "raise allow or lower harm"
-            )
-    if policy.errors.harm_ratio <= 1.0 or not 0.0 < policy.errors.allow < 1.0:
-        rule = "harm_ratio is above 1 and allow lies between 0 and 1"
-        raise Refused("margins.errors", policy.errors, rule, "write for example harm_ratio: 1.5, allow: 0.05")
-    if not 0.0 < policy.alpha < 0.5:
-        raise Refused("alpha", policy.alpha, "it lies between 0 and 0.5", "use 0.05")
-    if policy.min_samples < 5:
-        raise Refused("min_samples", policy.min_samples, "fewer than 5 requests say nothing", "use at least 5")
-    if policy.lease_s < 3 * policy.look_s or policy.lease_s > 10:
-        rule = "a lease lasts at least three looks and at most 10 s, so that one late look does not end it"
-        raise Refused("lease_s", policy.lease_s, rule, f"use {max(3 * policy.look_s, 6):g}")
+def judged_weight(canary: int, baseline: bool) -> float:
+    """The candidate's part of the requests that are compared, 0..1, where it gets ``canary`` permille of all."""
+    return 0.5 if baseline and canary else canary / FULL

@@ -99,7 +99,7 @@ def _phase_use(
 
 def tokens_of(stretches: list[Stretch]) -> int:
     """Output tokens of the candidate's answers, copies included."""
-    return sum(sample.tokens_out or 0 for stretch in stretches for sample in stretch.samples.candidate)
+    return sum(stretch.trail.tokens for stretch in stretches)
 
 
 def gpu_metrics(use: dict[str, dict[str, float]]) -> dict[str, float]:

@@ -32,6 +32,7 @@ class Ticket:
     service: str
     stable: int | None
     parent: int  # the process that can cancel this one
+    began: float = 0.0
 
 
 @task(cache_policy=NO_CACHE, task_run_name="begin-{order.service.name}")
@@ -50,7 +51,7 @@ def begin(order: Order) -> Ticket:
     release = store.begin_release(wanted, time.time(), STALE_S)
     threading.Thread(target=keep_alive, args=(store, release.id), name="release-beat", daemon=True).start()
     store.put_service(state, by=release.id)
-    return Ticket(release.id, file.name, release.stable_before, os.getppid())
+    return Ticket(release.id, file.name, release.stable_before, os.getppid(), time.time())
 
 
 def keep_alive(store: Store, release_id: str, sleep: Callable[[float], None] = time.sleep) -> None:

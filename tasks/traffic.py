@@ -4,140 +4,195 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from configs.order import Order
-from gateway.port import Cursor, Gateway, open_gateway
-from gateway.samples import Arms, samples_of
-from rollout.decide import decide
+from gateway.port import Gateway, open_gateway
+from gateway.samples import Arms
+from rollout.decide import Times, decide, part_of_proof
+from rollout.errors import Unavailable
+from rollout.evidence import next_stage
 from rollout.judge import judge
-from rollout.nouns import Hold, Lease, Sample, Samples, Shift, Step, Verdict, Version
+from rollout.nouns import Ask, Finding, Hold, Lease, Promote, RollBack, Samples, Shift, Step, Verdict, Version
 from rollout.policy import stages
 from store.port import Store, open_store
 from store.steer import confirm, grant
 from tasks.incidents import check_parent, incident, pids
+from tasks.looks import Look, LookFile, numbers_of
+from tasks.serving import report_directory
 from tasks.ticket import Ticket, tell
+from tasks.trail import Trail, look_back, read_on, save, saved
 
 RENEW_S = 2.0
-
-
-@dataclass(frozen=True)
-class Look:
-    """One look at a stage: when, how many samples, and the findings' numbers."""
-
-    at: float
-    stage: str
-    canary_permille: int
-    mirror_permille: int
-    numbers: dict[str, float]
+RETRIES = 3  # of a stage that could not read or write something; it goes on where it was
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """What a stage showed: its verdict, how long it took, each look, and the samples it was judged on."""
+    """What a stage showed: its verdict, what follows from it, how long it took, each look, and all that is known."""
 
     stage: str
     verdict: Verdict
+    step: Step
     seconds: float
     looks: tuple[Look, ...]
-    samples: Samples
+    trail: Trail
+
+
+@task(cache_policy=NO_CACHE)
+def recall(order: Order, ticket: Ticket) -> Trail:
+    """How stable answered before the release, and where the records end now."""
+    return look_back(open_gateway(order.stack.gateway()), order.policy, ticket.service, ticket.stable or 0)
 
 
 @task(cache_policy=NO_CACHE, task_run_name="shift-to-{step.canary_permille}-permille")
-def shift(order: Order, ticket: Ticket, candidate: Version, step: Shift) -> Lease:
+def shift(order: Order, ticket: Ticket, candidate: Version, step: Shift, baseline: Version | None = None) -> Lease:
     """Grant the candidate its share under a lease, and wait until the gateway has confirmed it."""
     store = open_store(order.stack.store())
-    lease = grant(store, ticket.service, ticket.release, candidate.number, step, order.policy.lease_s, time.time())
+    lease = _grant(store, order, ticket, candidate.number, step, baseline, time.time())
     share = f"{step.canary_permille / 10:g} % on version {candidate.number}"
     confirm(store, ticket.service, lambda o: o.lease == lease, share)
     return lease
 
 
-@task(cache_policy=NO_CACHE, task_run_name="watch-stage-{stage}")
-def watch(order: Order, ticket: Ticket, candidate: Version, step: Shift, stage: int) -> Stretch:
+def _may_come_back(task: Any, run: Any, state: Any) -> bool:
+    """A part that does not answer now may answer the next time; all else ends the release."""
+    return isinstance(state.result(raise_on_failure=False), Unavailable | OSError)
+
+
+@task(
+    cache_policy=NO_CACHE,
+    task_run_name="watch-stage-{stage}",
+    retries=RETRIES,
+    retry_delay_seconds=0.5,
+    retry_condition_fn=_may_come_back,
+)
+def watch(
+    order: Order,
+    ticket: Ticket,
+    candidate: Version,
+    step: Shift,
+    stage: int,
+    trail: Trail,
+    baseline: Version | None = None,
+) -> Stretch:
     """Look, judge and renew the lease until the stage is decided."""
-    store, gateway = open_store(order.stack.store()), open_gateway(order.stack.gateway())
-    name = stages(order.policy)[stage].name
-    tell(store, ticket, name)
-    stretch = watch_stage(order, ticket, candidate.number, step, stage, store, gateway)
+    name, directory = stages(order.policy)[stage].name, report_directory(order, ticket)
+    scene = Scene(
+        order=order,
+        ticket=ticket,
+        candidate=candidate,
+        step=step,
+        stage=stage,
+        baseline=baseline,
+        store=open_store(order.stack.store()),
+        gateway=open_gateway(order.stack.gateway()),
+        looks=LookFile(directory / "looks.jsonl"),
+        save=lambda trail, judged: save(trail, stage, directory / "evidence.json"),
+    )
+    tell(scene.store, ticket, name)
+    stretch = watch_stage(scene, saved(directory / "evidence.json", stage, trail))
     get_run_logger().info(
         "%s: %s after %.1f s: %s", name, stretch.verdict.outcome, stretch.seconds, stretch.verdict.reason
     )
     return stretch
 
 
-@dataclass
-class _Window:
-    """The samples of a stage, read as they come; records of others are not kept."""
+@dataclass(frozen=True)
+class Scene:
+    """All that the loop of one stage looks at and acts on."""
 
+    order: Order
+    ticket: Ticket
+    candidate: Version
+    step: Shift
+    stage: int
+    store: Store
     gateway: Gateway
-    cursor: Cursor
-    arms: Arms
-    stable: list[Sample] = field(default_factory=list)
-    candidate: list[Sample] = field(default_factory=list)
+    looks: LookFile
+    baseline: Version | None = None
+    save: Callable[[Trail, Samples], None] = lambda trail, judged: None
+    others: Callable[[float], tuple[Finding, ...]] = lambda now: ()
+    clock: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
 
-    def read(self) -> Samples:
-        fresh, self.cursor = self.gateway.records(self.cursor)
-        new = samples_of(fresh, self.arms)
-        self.stable.extend(new.stable)
-        self.candidate.extend(new.candidate)
-        return Samples(tuple(self.stable), tuple(self.candidate))
+    def arms(self, began: float) -> Arms:
+        """Whose requests are compared: copies with stable's own answers, live ones with the baseline where one is."""
+        mirrored, stable = self.step.canary_permille == 0, self.ticket.stable or 0
+        compared = self.baseline.number if self.baseline and not mirrored else stable
+        return Arms(
+            service=self.ticket.service,
+            stable=compared,
+            candidate=self.candidate.number,
+            mirrored=mirrored,
+            since=began,
+            baseline=compared != stable,
+            sticky=self.order.service.sticky is not None,
+            counted=self.order.service.usage is not None and self.order.service.usage != "none",
+        )
 
 
-def watch_stage(
-    order: Order,
-    ticket: Ticket,
-    candidate: int,
-    step: Shift,
-    stage: int,
-    store: Store,
-    gateway: Gateway,
-    clock: Callable[[], float] = time.time,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Stretch:
+def watch_stage(scene: Scene, trail: Trail) -> Stretch:
     """The loop of one stage. The lease is renewed only after a fresh look at the evidence, never by itself."""
-    policy, plan, began, renewed = order.policy, stages(order.policy)[stage], clock(), 0.0
-    arms = Arms(ticket.service, ticket.stable or 0, candidate, step.canary_permille == 0, began)
-    window, looks = _Window(gateway, end_of_records(gateway), arms), []
-    before = pids(store.instances(ticket.service))
+    policy, plan = scene.order.policy, stages(scene.order.policy)[scene.stage]
+    began, renewed, looks, asked = scene.clock(), 0.0, list[Look](), False
+    trail = trail if trail.evidence.stage == scene.stage and trail.evidence.n_candidate else _begun(trail, scene.stage)
+    arms, before = scene.arms(0.0), pids(scene.store.instances(scene.ticket.service))
     while True:
-        samples = window.read()
-        accident = incident(before, store.instances(ticket.service), ticket.stable, candidate, clock())
-        verdict = accident or judge(samples, policy, plan.share)
-        looks.append(Look(clock(), plan.name, step.canary_permille, step.mirror_permille, numbers_of(verdict)))
-        if not isinstance(decide(policy, stage, verdict, clock() - began), Hold):
-            return Stretch(plan.name, verdict, clock() - began, tuple(looks), samples)
-        check_parent(ticket.parent)
-        if clock() - renewed >= RENEW_S:
-            renewed = clock()
-            grant(store, ticket.service, ticket.release, candidate, step, policy.lease_s, renewed)
-        sleep(policy.look_s)
+        now = scene.clock()
+        trail, judged = read_on(trail, scene.gateway, arms, now - policy.settle_s)
+        scene.save(trail, judged)
+        present = scene.store.instances(scene.ticket.service)
+        accident = incident(before, present, scene.ticket.stable, scene.candidate.number, now)
+        part = part_of_proof(policy, scene.stage)
+        verdict = accident or judge(trail.evidence, policy, part, scene.others(now))
+        looks.append(Look(now, plan.name, scene.step.canary_permille, scene.step.mirror_permille, numbers_of(verdict)))
+        scene.looks.write(looks[-1], verdict, now - began)
+        step = decide(policy, scene.stage, verdict, _times(scene, trail, began, now))
+        if isinstance(step, Ask):
+            step, asked = _answered(scene, step, asked), True
+        if not isinstance(step, Hold):
+            return Stretch(plan.name, verdict, step, scene.clock() - began, tuple(looks), trail)
+        check_parent(scene.ticket.parent)
+        if scene.clock() - renewed >= RENEW_S:
+            renewed = scene.clock()
+            _grant(scene.store, scene.order, scene.ticket, scene.candidate.number, scene.step, scene.baseline, renewed)
+        scene.sleep(policy.look_s)
 
 
-def end_of_records(gateway: Gateway) -> Cursor:
-    """Where the records end now."""
-    cursor = Cursor()
-    while True:
-        records, after = gateway.records(cursor)
-        if not records or after == cursor:
-            return after
-        cursor = after
+def _begun(trail: Trail, stage: int) -> Trail:
+    return replace(trail, evidence=next_stage(trail.evidence, stage), tokens=0)
 
 
-def next_step(order: Order, stage: int, stretch: Stretch) -> Step:
-    """What follows from a stage."""
-    return decide(order.policy, stage, stretch.verdict, stretch.seconds)
+def _times(scene: Scene, trail: Trail, began: float, now: float) -> Times:
+    last = max(trail.evidence.last_at, began)
+    return Times(now - began, now - scene.ticket.began, now - last)
 
 
-def numbers_of(verdict: Verdict) -> dict[str, float]:
-    """The findings as flat numbers, for step metrics."""
-    numbers: dict[str, float] = {}
-    for finding in verdict.findings:
-        key = finding.metric.lower()
-        values = {"stable": finding.stable, "candidate": finding.candidate, "low": finding.low, "high": finding.high}
-        numbers.update({f"{key}_{name}": float(value) for name, value in values.items() if value is not None})
-        numbers[f"{key}_n"] = float(finding.n_candidate)
-    return numbers
+def _answered(scene: Scene, step: Ask, asked: bool) -> Step:
+    """What a person said, once; until then all stays as it is."""
+    if not asked:
+        scene.store.ask(scene.ticket.release, step.question)
+    return answer_to(scene.store, scene.ticket.release, step)
+
+
+def answer_to(store: Store, release: str, step: Ask) -> Step:
+    """What follows from a person's answer; Hold while there is none."""
+    answer = store.release(release).answer
+    if answer is None:
+        return Hold(f"a person decides: {step.question}")
+    told = f"{answer['who']} said {'yes' if answer['yes'] else 'no'}: {answer['reason']}"
+    if not answer["yes"]:
+        return RollBack(told)
+    return Promote(f"{told}; {step.then.reason}") if isinstance(step.then, Promote) else step.then
+
+
+def _grant(
+    store: Store, order: Order, ticket: Ticket, candidate: int, step: Shift, baseline: Version | None, now: float
+) -> Lease:
+    arm = baseline.number if baseline and step.canary_permille else None
+    return grant(store, ticket.service, ticket.release, candidate, step, order.policy.lease_s, now, arm)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import policies, verdicts
 
-from rollout.decide import decide, first_step
-from rollout.nouns import Hold, Outcome, Promote, RollBack, Shift, Verdict
+from rollout.decide import Times, decide, first_step, part_of_proof
+from rollout.nouns import Ask, Hold, Outcome, Promote, RollBack, Shift, Verdict
 from rollout.policy import OnTimeout, Policy, stages
 
 GOOD, BAD, UNSURE = (Verdict(outcome, "x") for outcome in (Outcome.PROMOTE, Outcome.ROLL_BACK, Outcome.UNDECIDED))
+EARLY = Times(0.0)
+WAYS = {OnTimeout.ROLL_BACK: RollBack, OnTimeout.HOLD: Hold, OnTimeout.ASK: Ask}
 
 
 @given(policies)
@@ -19,26 +24,69 @@ def test_good_verdicts_lead_through_every_stage_to_promotion(policy):
     step, shares, stage = first_step(policy, 1, GOOD), [], 0
     while isinstance(step, Shift):
         shares.append(step.canary_permille)
-        step, stage = decide(policy, stage, GOOD, 0.0), stage + 1
+        step, stage = decide(policy, stage, GOOD, EARLY), stage + 1
     assert isinstance(step, Promote)
     assert shares == [s.canary for s in stages(policy)] == sorted(shares)
 
 
-@given(policies, st.data())
-def test_one_harmful_verdict_rolls_back_at_any_stage(policy, data):
+@given(policies, st.floats(0, 1e6), st.floats(0, 1e6), st.data())
+def test_one_harmful_verdict_rolls_back_at_any_stage(policy, elapsed, idle, data):
     """Harm wins at every stage and at any time."""
     stage = data.draw(st.integers(0, len(stages(policy)) - 1))
-    assert isinstance(decide(policy, stage, BAD, data.draw(st.floats(0, 1e6))), RollBack)
+    assert isinstance(decide(policy, stage, BAD, Times(elapsed, elapsed, idle)), RollBack)
 
 
-@given(policies, verdicts, st.floats(0, 1e6), st.data())
-def test_time_alone_never_moves_traffic_forward(policy, verdict, elapsed, data):
-    """Undecided holds, or rolls back when the policy says so; it never shifts or promotes."""
+@given(policies, verdicts, st.floats(0, 1e6), st.floats(0, 1e6), st.data())
+def test_time_alone_never_moves_traffic_forward(policy, verdict, elapsed, idle, data):
+    """Undecided holds, or does what the policy says of late and quiet steps; it never shifts or promotes."""
     stage = data.draw(st.integers(0, len(stages(policy)) - 1))
-    step = decide(policy, stage, verdict, elapsed)
+    step = decide(policy, stage, verdict, Times(elapsed, elapsed, idle))
     if verdict.outcome is Outcome.UNDECIDED:
-        late = elapsed >= policy.step_timeout_s and policy.on_timeout is OnTimeout.ROLL_BACK
-        assert isinstance(step, RollBack if late else Hold)
+        late, quiet = elapsed >= min(policy.step_timeout_s, policy.max_s), idle >= policy.idle_s
+        way = policy.on_timeout if late else policy.on_idle if quiet else OnTimeout.HOLD
+        assert isinstance(step, WAYS[way])
+
+
+def test_what_cannot_be_trusted_does_not_wait_for_the_clock():
+    """A broken split ends the step at once, as the policy says of steps that cannot be decided."""
+    stuck = replace(UNSURE, stuck=True)
+    for way, step in WAYS.items():
+        assert isinstance(decide(Policy(on_timeout=way), 1, stuck, EARLY), step)
+
+
+def test_the_whole_release_has_a_time_too():
+    """Steps that each keep their time may still take too long together."""
+    policy = Policy(max_s=3000.0, on_timeout=OnTimeout.ROLL_BACK)
+    assert isinstance(decide(policy, 1, UNSURE, Times(10.0, 2999.0)), Hold)
+    step = decide(policy, 1, UNSURE, Times(10.0, 3000.0))
+    assert isinstance(step, RollBack) and "3000 s" in step.reason
+
+
+def test_a_step_lasts_its_least_time():
+    """Good evidence that came at once does not shorten what the policy asks for."""
+    policy = Policy(min_step_s=60.0)
+    assert isinstance(decide(policy, 0, GOOD, Times(59.0)), Hold)
+    assert isinstance(decide(policy, 0, GOOD, Times(60.0)), Shift)
+
+
+@pytest.mark.parametrize("stage", range(5))
+def test_a_person_is_asked_where_the_policy_says_so(stage):
+    """Before the named step, and before promotion; what follows on a yes is what would have followed."""
+    policy = Policy(approvals=("mirror", "canary 25 %", "promote"))
+    step, plain = decide(policy, stage, GOOD, EARLY), decide(Policy(), stage, GOOD, EARLY)
+    if stage in (2, 4):
+        assert isinstance(step, Ask) and step.then == plain
+    else:
+        assert step == plain
+    first = first_step(policy, 1, GOOD)
+    assert isinstance(first, Ask) and first.then == first_step(Policy(), 1, GOOD)
+
+
+@given(policies)
+def test_stages_ask_for_more_and_more_of_the_proof(policy):
+    """The last one asks for all of it."""
+    parts = [part_of_proof(policy, k) for k in range(len(stages(policy)))]
+    assert parts == sorted(set(parts)) and parts[0] > 0 and parts[-1] == 1.0
 
 
 def test_first_version_is_promoted_when_it_answers():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 
@@ -12,12 +13,16 @@ from history import GOOD, begun, deployed, promoted
 from configs.order import order
 from gateway.memory import MemoryGateway
 from rollout.errors import Conflict
-from rollout.nouns import Health, Outcome, Phase, Shift
-from rollout.policy import Policy
+from rollout.nouns import Health, Hold, Outcome, Phase, Promote, RollBack, Shift, Version
+from rollout.policy import OnTimeout, Policy
 from store.port import InstanceState, ServiceState, StoreSettings, open_store
 from tasks.incidents import Orphaned
+from tasks.looks import LookFile
 from tasks.ticket import Ticket
-from tasks.traffic import watch_stage
+from tasks.traffic import Scene, watch_stage
+from tasks.trail import look_back, save, saved
+
+QUIET = Policy(steps=(500,), mirror=0, min_samples=500_000)
 
 
 class World:
@@ -33,7 +38,7 @@ class World:
         for version in (1, self.candidate):
             name = f"chat-v{version}-0"
             self.store.put_instance(InstanceState(name, "chat", version, 0, "h", 1, Health.READY, version))
-        self.ticket = Ticket(self.release.id, "chat", 1, os.getppid())
+        self.ticket = Ticket(self.release.id, "chat", 1, os.getppid(), self.now)
         self.ends, self.events = [], {}
 
     def clock(self):
@@ -51,37 +56,84 @@ class World:
 
     def _answer(self, version, factor):
         ttft, tpot = 0.1 * factor * self.rng.lognormal(0, 0.3), 0.01 * factor * self.rng.lognormal(0, 0.3)
-        shown = GOOD._replace(at=self.now - 0.01, version=version, arm=version, ttft_s=ttft, total_s=ttft + 15 * tpot)
+        shown = GOOD._replace(at=self.now - 0.01, version=version, arm=version, canary_permille=500)
+        shown = shown._replace(ttft_s=ttft, total_s=ttft + 15 * tpot)
         self.gateway.add(shown)
 
-    def watch(self, policy=None):
+    def watch(self, policy=None, looks=None, keep=lambda trail, judged: None, trail=None):
         wanted = replace(order("chat"), policy=policy or Policy(steps=(500,), mirror=0))
-        step = Shift(500, 0)
-        args = (wanted, self.ticket, self.candidate, step, 0, self.store, self.gateway, self.clock, self.sleep)
-        return watch_stage(*args)
+        scene = Scene(
+            order=wanted,
+            ticket=self.ticket,
+            candidate=Version("chat", self.candidate, "m", "e"),
+            step=Shift(500, 0),
+            stage=0,
+            store=self.store,
+            gateway=self.gateway,
+            looks=LookFile(looks),
+            save=keep,
+            clock=self.clock,
+            sleep=self.sleep,
+        )
+        return watch_stage(scene, trail or look_back(self.gateway, wanted.policy, "chat", 1))
 
 
-def test_a_good_candidate_passes_and_its_lease_was_renewed_on_the_way():
-    """Each renewal follows a look; it reaches six seconds ahead of that look."""
+def test_a_good_candidate_passes_and_its_lease_was_renewed_on_the_way(tmp_path):
+    """Each renewal follows a look; it reaches six seconds ahead of that look. The looks are written down."""
     world = World()
-    stretch = world.watch()
-    assert stretch.verdict.outcome is Outcome.PROMOTE
-    assert len(stretch.samples.candidate) >= 40 and stretch.seconds == world.now - 1000.0
+    stretch = world.watch(looks=tmp_path / "looks.jsonl")
+    assert stretch.verdict.outcome is Outcome.PROMOTE and isinstance(stretch.step, Promote)
+    assert stretch.trail.evidence.n_candidate >= 40 and stretch.seconds == world.now - 1000.0
+    assert stretch.trail.tokens >= 16 * 40
     assert world.ends == sorted(world.ends) and max(world.ends) <= (world.now + 6.0) * 1000
+    told = [json.loads(line) for line in (tmp_path / "looks.jsonl").read_text().splitlines()]
+    assert told[-1]["outcome"] == "promote" and {f["metric"] for f in told[-1]["findings"]} >= {"TTFT", "errors"}
 
 
 def test_a_slow_candidate_is_turned_back():
-    """Half as slow again is beyond the bound, and the reason says it."""
+    """Twice as slow is beyond the bound, and the reason says in what."""
     stretch = World(slower=2.0).watch()
-    assert stretch.verdict.outcome is Outcome.ROLL_BACK and "TTFT" in stretch.verdict.reason
+    assert stretch.verdict.outcome is Outcome.ROLL_BACK and "TPOT" in stretch.verdict.reason
 
 
-def test_silence_ends_at_the_time_limit_and_never_with_promotion():
+@pytest.mark.parametrize(("way", "step"), [(OnTimeout.ROLL_BACK, RollBack)])
+def test_silence_ends_at_the_time_limit_and_never_with_promotion(way, step):
     """No request at all: the stage ends undecided when its time is up."""
     world = World()
     world._answer = lambda version, factor: None
-    stretch = world.watch(Policy(steps=(500,), mirror=0, step_timeout_s=30.0))
-    assert stretch.verdict.outcome is Outcome.UNDECIDED and stretch.seconds >= 30.0
+    stretch = world.watch(Policy(steps=(500,), mirror=0, step_timeout_s=30.0, on_timeout=way))
+    assert stretch.verdict.outcome is Outcome.UNDECIDED and stretch.seconds >= 30.0 and isinstance(stretch.step, step)
+
+
+def test_a_stage_goes_on_where_its_saved_trail_ends(tmp_path):
+    """Its process dies after some looks: what was saved leads to the same end as if nothing had happened."""
+    path, whole = tmp_path / "evidence.json", World().watch()
+    world, looks = World(), []
+
+    def dies(trail, judged):
+        save(trail, 0, path)
+        looks.append(len(judged.candidate))
+        if len(looks) == 8:
+            raise OSError("the disk is gone for a moment")
+
+    with pytest.raises(OSError):
+        world.watch(keep=dies)
+    world.sleep(1.0)  # the loop was between two looks
+    resumed = world.watch(trail=saved(path, 0, look_back(world.gateway, Policy(), "chat", 1)))
+    assert resumed.trail.evidence == whole.trail.evidence and resumed.verdict == whole.verdict
+
+
+def test_a_person_is_asked_before_promotion_and_answers():
+    """The stage holds its lease until then; yes promotes, no rolls back, each with the person's words."""
+    for yes, step in ((True, Promote), (False, RollBack)):
+        world = World()
+        policy = Policy(steps=(500,), mirror=0, approvals=("promote",))
+        world.events[40] = lambda world=world, yes=yes: world.store.answer(
+            world.release.id, yes, "ada", "the dashboards agree"
+        )
+        stretch = world.watch(policy)
+        assert isinstance(stretch.step, step) and "ada" in stretch.step.reason and "dashboards" in stretch.step.reason
+        assert not isinstance(stretch.step, Hold)
 
 
 def test_a_release_that_somebody_ended_stops_at_its_next_renewal():
@@ -89,7 +141,7 @@ def test_a_release_that_somebody_ended_stops_at_its_next_renewal():
     world = World()
     world.events[2] = lambda: world.store.finish_release(world.release.id, Phase.ROLLED_BACK, "by hand", 1.0, {})
     with pytest.raises(Conflict, match="by hand"):
-        world.watch(Policy(steps=(500,), mirror=0, min_samples=5000))
+        world.watch(QUIET)
     assert world.store.leases() == {}
 
 
@@ -98,7 +150,7 @@ def test_a_dead_candidate_ends_the_stage():
     world = World()
     dead = InstanceState(f"chat-v{world.candidate}-0", "chat", world.candidate, 0, "h", 1, Health.BACKOFF, 2)
     world.events[2] = lambda: world.store.put_instance(dead)
-    stretch = world.watch(Policy(steps=(500,), mirror=0, min_samples=5000))
+    stretch = world.watch(QUIET)
     assert stretch.verdict.outcome is Outcome.ROLL_BACK and "died" in stretch.verdict.reason
 
 
@@ -107,4 +159,4 @@ def test_a_run_that_nobody_can_cancel_ends_itself():
     world = World()
     world.ticket = replace(world.ticket, parent=1)
     with pytest.raises(Orphaned):
-        world.watch(Policy(steps=(500,), mirror=0, min_samples=5000))
+        world.watch(QUIET)

@@ -1,0 +1,87 @@
+"""What a release knows and up to where it has read: handed from stage to stage, and saved at each look.
+
+A stage whose task is started again after an error goes on with what was saved: no request is missing or counted twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gateway.port import Cursor, Gateway
+from gateway.samples import Arms, routed_of, samples_of
+from rollout.evidence import Evidence, evidence_of, fresh, plain, with_reference, with_routed, with_samples
+from rollout.nouns import Sample, Samples
+from rollout.policy import Policy
+
+REFERENCE = 2000  # of stable's last requests from before the release: what both arms' latencies are ranked by
+
+
+@dataclass(frozen=True)
+class Trail:
+    """Evidence, the records that it holds, and the requests that began too short a time ago to be judged."""
+
+    evidence: Evidence
+    cursor: Cursor = Cursor()
+    young: Samples = Samples((), ())
+    tokens: int = 0  # that the candidate put out in this stage
+
+
+def look_back(gateway: Gateway, policy: Policy, service: str, stable: int) -> Trail:
+    """The trail at the beginning: where the records end now, and how stable answered before."""
+    arms, seen = Arms(service, stable, -1, False, 0.0), deque[Sample](maxlen=REFERENCE)
+    cursor = Cursor()
+    while True:
+        records, after = gateway.records(cursor)
+        if not records or after == cursor:
+            return Trail(with_reference(fresh(policy), tuple(seen)), after)
+        seen.extend(samples_of(records, arms).stable)
+        cursor = after
+
+
+def read_on(trail: Trail, gateway: Gateway, arms: Arms, settled_at: float) -> tuple[Trail, Samples]:
+    """The trail with all that is new, and the samples that were judged: those that began before ``settled_at``."""
+    records, cursor = gateway.records(trail.cursor)
+    new = samples_of(records, arms)
+    ripe, young = _settled(trail.young, new, settled_at)
+    routed = routed_of(records, arms)
+    evidence = with_routed(trail.evidence, [w for w, _ in routed], [hit for _, hit in routed])
+    tokens = trail.tokens + sum(s.tokens_out or 0 for s in new.candidate)
+    return replace(trail, evidence=with_samples(evidence, ripe), cursor=cursor, young=young, tokens=tokens), ripe
+
+
+def _settled(before: Samples, new: Samples, at: float) -> tuple[Samples, Samples]:
+    """Those that began before, and those that did not."""
+    stable, candidate = (*before.stable, *new.stable), (*before.candidate, *new.candidate)
+    ripe = Samples(tuple(s for s in stable if s.at <= at), tuple(s for s in candidate if s.at <= at))
+    return ripe, Samples(tuple(s for s in stable if s.at > at), tuple(s for s in candidate if s.at > at))
+
+
+def save(trail: Trail, stage: int, path: Path) -> None:
+    """Write the trail aside and rename it, so that there is always a whole one."""
+    doc = {
+        "stage": stage,
+        "evidence": plain(trail.evidence),
+        "cursor": asdict(trail.cursor),
+        "young": [list(trail.young.stable), list(trail.young.candidate)],
+        "tokens": trail.tokens,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".new")
+    aside.write_text(json.dumps(doc))
+    os.replace(aside, path)
+
+
+def saved(path: Path, stage: int, otherwise: Trail) -> Trail:
+    """What was saved in this stage; ``otherwise`` where nothing was."""
+    if not path.exists():
+        return otherwise
+    doc: dict[str, Any] = json.loads(path.read_text())
+    if doc["stage"] != stage:
+        return otherwise
+    stable, candidate = (tuple(Sample(*values) for values in arm) for arm in doc["young"])
+    return Trail(evidence_of(doc["evidence"]), Cursor(**doc["cursor"]), Samples(stable, candidate), doc["tokens"])
