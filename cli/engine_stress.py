@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from cli.screen import out, show_json
-from configs.files import load_engine, load_load
+from configs.files import load_engine
+from configs.load_file import load_load
 from engines.evaluate import engine_at, serving
 from loadtest.port import LoadPlan, LocustSettings, open_loadtest
 from loadtest.report import as_csv, metrics, put, read_lines

@@ -30,7 +30,7 @@ def follow_run(stack: Stack, run_id: str, quiet: bool) -> Run:
 
 def follow_release(stack: Stack, run_id: str, quiet: bool, patience_s: float = 120.0) -> Release:
     """Show a release's stages as they come; the release once its evidence is written. Raises Unavailable."""
-    api, store, began, stage = PrefectApi(stack), open_store(stack.store()), time.monotonic(), ""
+    api, store, began, stage, asked = PrefectApi(stack), open_store(stack.store()), time.monotonic(), "", ""
     ended_at: float | None = None
     while True:
         found = _of_run(store, run_id)
@@ -38,6 +38,10 @@ def follow_release(stack: Stack, run_id: str, quiet: bool, patience_s: float = 1
             stage = found.stage
             if not quiet:
                 say(f"  {time.monotonic() - began:6.1f} s  {stage}")
+        if found is not None and found.waiting != asked:
+            asked = found.waiting
+            if asked and not quiet:
+                say(f"  {asked} Answer with `roundhouse approve {found.id}` or `roundhouse reject {found.id}`")
         run = api.run(run_id)
         if run.ended and found is not None and not found.phase.active:
             return _of_run(store, run_id) or found

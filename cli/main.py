@@ -17,7 +17,9 @@ from cli import (
     gateway_commands,
     group_commands,
     model_commands,
+    policy_commands,
     record_commands,
+    release_approve,
     release_commands,
     token_commands,
     traffic_commands,
@@ -42,6 +44,7 @@ app.command()(down)
 app.command()(status)
 app.add_typer(model_commands.app, name="model")
 app.add_typer(engine_commands.app, name="engine")
+app.add_typer(policy_commands.app, name="policy")
 app.add_typer(gateway_commands.app, name="gateway")
 app.add_typer(traffic_commands.app, name="traffic")
 app.add_typer(token_commands.app, name="token")
@@ -53,6 +56,8 @@ for command in (
     release_commands.rollback,
     release_commands.redeploy,
     release_commands.retire,
+    release_approve.approve,
+    release_approve.reject,
     use_commands.stress,
     use_commands.logs,
     use_commands.call,

@@ -165,11 +165,13 @@ def aligned(rows: Sequence[Sequence[Any]]) -> Iterator[str]:
 
 
 def record_row(record: Record) -> tuple[Any, ...]:
-    """A record for a person: times in milliseconds, who was to answer where another one did."""
+    """A record for a person: times in milliseconds, who was to answer where another one did, tokens in (of them
+    cached) and out."""
     version = "" if record.version is None else f"v{record.version}"
     if record.arm not in (None, record.version):
         version = f"{version or '-'} for v{record.arm}"
-    tokens = "" if record.tokens_out is None else f"{record.tokens_in or 0}+{record.tokens_out}"
+    cached = f"({record.tokens_cached})" if record.tokens_cached else ""
+    tokens = "" if record.tokens_out is None else f"{record.tokens_in or 0}{cached}+{record.tokens_out}"
     times = (_ms(record.ttft_s), _ms(record.total_s))
     who = (record.kind, version, record.instance, record.client)
     return (_clock(record.at), record.request_id, *who, record.status, record.flags, *times, tokens)

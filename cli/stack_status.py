@@ -26,7 +26,7 @@ ALIVE = (ProcessStates.RUNNING, ProcessStates.STARTING, ProcessStates.STOPPING)
 @dataclass(frozen=True)
 class PartStatus:
     """One line of ``roundhouse status``. Health: ready, starting, running, stopping, stopped, failed, stray, alarm,
-    refused."""
+    refused, waiting."""
 
     name: str
     pid: int | None
@@ -49,7 +49,8 @@ def status(stack: Stack) -> list[PartStatus]:
     instances += [waiting(life) for name, life in sorted(lives.items()) if name not in infos]
     alarms = traffic_alarms(observed(stack) if infos else None)
     refused = refusals(open_store(stack.store())) if infos else []
-    return [_supervisor(stack, pid), *lines, *instances, *alarms, *refused, *_strays(stack, pid)]
+    asking = questions(open_store(stack.store())) if infos else []
+    return [_supervisor(stack, pid), *lines, *instances, *alarms, *refused, *asking, *_strays(stack, pid)]
 
 
 def _infos(stack: Stack) -> tuple[dict[str, dict[str, Any]], int | None]:
@@ -128,6 +129,13 @@ def refusals(store: Store) -> list[PartStatus]:
     if whole and whole.error and whole.error not in observed.values():
         observed["(all)"] = whole.error
     return [PartStatus(f"traffic {door}", None, None, "refused", None, why, True) for door, why in observed.items()]
+
+
+def questions(store: Store) -> list[PartStatus]:
+    """Releases that a person is to decide on, with what they ask."""
+    asking = [r for r in store.unsettled() if r.phase.active and r.waiting]
+    told = "{0.waiting} Answer with `roundhouse approve {0.id}` or `roundhouse reject {0.id}`"
+    return [PartStatus(f"release {r.id}", None, None, "waiting", None, told.format(r), True) for r in asking]
 
 
 def _strays(stack: Stack, pid: int | None) -> list[PartStatus]:

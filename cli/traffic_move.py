@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from cli.screen import out, say, show_json
-from configs.files import permille
+from configs.fields import permille
 from configs.stack import load_stack
 from gateway.port import Gateway, open_gateway
 from gateway.tokens import TokenFile

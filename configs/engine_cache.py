@@ -58,6 +58,8 @@ def _needed(
     for release in store.releases(service.name):
         if release.phase.active and release.candidate is not None:
             yield release.candidate, "is being released"
+        if release.phase.active and release.baseline is not None:
+            yield release.baseline, "is the baseline"
     for version in versions.values():
         if version.instances:
             yield version.number, "has instances"

@@ -13,17 +13,25 @@ from rollout.command import has_password, is_secret, referred, secret_in
 
 Seconds = Annotated[float, Field(ge=0, le=60)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Stretch = Annotated[float, Field(ge=0, le=100)]
 Parallel = Annotated[int, Field(ge=1, le=1024)]
 T = TypeVar("T")
 
 
 class FaultsFile(Config):
-    """Deliberate defects, to try what a release does with a bad candidate."""
+    """Deliberate defects, to try what a release does with a bad candidate: `engines.port.Faults`."""
 
     ttft_delay_s: Seconds = 0.0
     token_delay_s: Seconds = 0.0
+    ttft_stretch: Stretch = 0.0
+    token_stretch: Stretch = 0.0
     error_rate: Share = 0.0
     cut_rate: Share = 0.0
+    empty_rate: Share = 0.0
+    malformed_rate: Share = 0.0
+    hang_rate: Share = 0.0
+    longest_prompt_bytes: Annotated[int, Field(ge=0, le=1 << 30)] = 0
+    users_only: bool = False
 
 
 class SpeculativeFile(Config):

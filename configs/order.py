@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from configs.files import ServiceFile, load_engine, load_load, load_rollout, load_service
+from configs.files import ServiceFile, load_engine, load_rollout, load_service
+from configs.load_file import load_load
 from configs.stack import Stack, load_stack
 from engines.port import EngineSpec, open_engine
 from loadtest.port import LoadPlan
@@ -26,6 +27,7 @@ class Order:
     spec: EngineSpec
     policy_name: str
     policy: Policy
+    prometheus: str = ""  # whom the policy's vetoes ask; $NAME: the value of that variable
 
 
 def order(service: str, model: str = "", engine: str = "", rollout: str = "") -> Order:
@@ -36,10 +38,10 @@ def order(service: str, model: str = "", engine: str = "", rollout: str = "") ->
         rule = "a model is named models:/NAME/VERSION, models:/NAME@ALIAS, dvc:PATH@REV or hf:ORG/NAME"
         raise Refused("model", uri, rule, f"use for example models:/{file.model}/1")
     engine_name, policy_name = engine or file.engine, rollout or file.rollout
-    spec, policy = load_engine(engine_name).spec(), load_rollout(policy_name).policy()
+    spec, rules = load_engine(engine_name).spec(), load_rollout(policy_name)
     stack = load_stack()
     open_engine(spec.kind, stack.engines()).check(spec)
-    return Order(stack, file, uri, engine_name, spec, policy_name, policy)
+    return Order(stack, file, uri, engine_name, spec, policy_name, rules.policy(), rules.prometheus or "")
 
 
 def load_order(stack: Stack, service: str, version: int, load: str, now: float) -> tuple[LoadPlan, str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from configs.files import NAME
+from configs.fields import NAME
 from rollout.limits import SERVICE_NAME
 
 FileName = rf"^$|{NAME}"

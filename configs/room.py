@@ -62,19 +62,22 @@ def room_for(
     instances: Sequence[InstanceState],
     hardware: Hardware,
     promised: Sequence[Wanted] = (),
+    baseline: Wanted | None = None,
 ) -> Room:
     """The least change with which the candidate can start beside ``stable``, its service's version in service.
 
-    Versions of the service that are kept warm for a way back make room when that saves more than that. Raises Refused
-    with the numbers of every way.
+    Versions of the service that are kept warm for a way back make room when that saves more than that. A ``baseline``,
+    which the candidate is compared with, gets its room first, and stable lends it none. Raises Refused with the numbers
+    of every way.
     """
     machine = Machine(hardware, list(versions), instances, promised)
     running = machine.running()
     warm = tuple(v.number for v in running if v.service == wanted.service and v.number != stable and v.retire_at)
-    whole = _planned(wanted, stable, machine)
+    whole = _planned_beside(baseline, wanted, stable, machine)
     if not warm or (isinstance(whole, Together) and whole.way == "side by side"):
         return Room(_given(whole))
-    without = _planned(wanted, stable, replace(machine, gone=frozenset((wanted.service, n) for n in warm)))
+    emptied = replace(machine, gone=frozenset((wanted.service, n) for n in warm))
+    without = _planned_beside(baseline, wanted, stable, emptied)
     better = isinstance(without, Together) and (isinstance(whole, Refused) or _rank(without) < _rank(whole))
     return Room(_given(without), warm) if better else Room(_given(whole))
 
@@ -87,6 +90,20 @@ def _given(plan: Together | Refused) -> Together:
     if isinstance(plan, Refused):
         raise plan
     return plan
+
+
+def _planned_beside(
+    baseline: Wanted | None, wanted: Wanted, stable: int | None, machine: Machine
+) -> Together | Refused:
+    """Both are given room, or the way that the baseline alone would have to go is told."""
+    if baseline is None:
+        return _planned(wanted, stable, machine)
+    alone = _planned(baseline, stable, machine)
+    if isinstance(alone, Refused) or alone.way != "side by side":
+        told = str(alone) if isinstance(alone, Refused) else alone.sentence
+        fix = "release under a policy without a baseline, or free memory"
+        return Refused("baseline", baseline.instances, f"there is no room for it beside stable: {told}", fix)
+    return _planned(wanted, stable, replace(machine, promised=(*machine.promised, baseline)))
 
 
 def _planned(wanted: Wanted, stable: int | None, machine: Machine) -> Together | Refused:
@@ -123,16 +140,24 @@ def needs_of(version: VersionState) -> Needs:
     return Needs(**known) if known else Needs(fixed_bytes=int(version.engine["size"]))
 
 
-def promise(wanted: Wanted) -> dict[str, Any]:
-    """A candidate as the mapping that its release keeps until it is declared."""
-    return asdict(wanted)
+def promise(wanted: Wanted, baseline: Wanted | None = None) -> dict[str, Any]:
+    """A candidate, and the baseline beside it, as the mapping that their release keeps until they are declared."""
+    return {**asdict(wanted), **({"baseline": asdict(baseline)} if baseline else {})}
 
 
 def promised(releases: Iterable[Release], own: str, since: float) -> list[Wanted]:
-    """Candidates of other releases that are under way, were heard of since then, and have declared none yet."""
-    made = (r for r in releases if r.id != own and r.phase.active and r.candidate is None and r.beat_at >= since)
-    kept = (r.promised for r in made if r.promised)
+    """Candidates and baselines that other releases, under way and heard of since then, have not declared yet."""
+    made = [r for r in releases if r.id != own and r.phase.active and r.promised and r.beat_at >= since]
+    candidates = (r.promised for r in made if r.candidate is None)
+    baselines = (r.promised["baseline"] for r in made if r.baseline is None and "baseline" in r.promised)
+    kept = (*candidates, *baselines)
     return [Wanted(p["service"], spec_of(p["spec"]), Needs(**p["needs"]), p["instances"]) for p in kept]
+
+
+def baseline_of(service: str, stable: int | None, instances: int, versions: Iterable[VersionState]) -> Wanted | None:
+    """What a copy of the version in service needs, with so many instances; None where none is in service."""
+    found = next((v for v in versions if (v.service, v.number) == (service, stable)), None)
+    return Wanted(service, spec_of(found.spec), needs_of(found), instances) if found else None
 
 
 # --- the host's memory

@@ -73,14 +73,12 @@ def _check_environment(environment: Mapping[str, str]) -> None:
 
 
 def _check_faults(faults: Faults) -> None:
-    for field, value, high in (
-        ("faults.ttft_delay_s", faults.ttft_delay_s, 3600),
-        ("faults.token_delay_s", faults.token_delay_s, 3600),
-        ("faults.error_rate", faults.error_rate, 1),
-        ("faults.cut_rate", faults.cut_rate, 1),
-    ):
-        if not 0 <= value <= high:
-            raise Refused(field, value, f"it must lie between 0 and {high}", "choose a value in that range")
+    high = {"ttft_delay_s": 3600, "token_delay_s": 3600, "ttft_stretch": 100, "token_stretch": 100}
+    high["longest_prompt_bytes"] = 1 << 30
+    for name, value in vars(faults).items():
+        most = high.get(name, 1)  # all others are shares of requests
+        if not 0 <= value <= most:
+            raise Refused(f"faults.{name}", value, f"it must lie between 0 and {most}", "choose a value in that range")
 
 
 def check_port(port: int) -> None:

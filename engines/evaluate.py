@@ -23,6 +23,7 @@ from typing import Any
 
 from engines import artifacts
 from engines.port import EngineSpec, LocalSettings, open_engine
+from rollout.answers import is_loop
 from rollout.errors import Unavailable
 from rollout.nouns import Engine
 
@@ -43,9 +44,7 @@ class Answer:
 
 def is_clean(text: str) -> bool:
     """Not empty, and no four words in a row more than twice."""
-    words = text.split()
-    fours = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
-    return bool(words) and all(fours.count(four) <= 2 for four in set(fours))
+    return bool(text.strip()) and not is_loop(text)
 
 
 def is_expected(text: str, expect: str) -> bool:

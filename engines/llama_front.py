@@ -8,6 +8,7 @@ stream's work at once; unstreamed work ends when llama.cpp looks, which it does 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, HttpVersion11, TCPConnector, web
 
 from engines import usage
-from engines.faults import Cut, FaultyPath
+from engines.faults import Cut, Fate, FaultyPath
 
 if TYPE_CHECKING:
     from engines.traces import Spans
@@ -111,6 +112,7 @@ class Front:
         self.open_requests += 1
         self.idle.clear()
         arrived = time.monotonic()
+        request["arrived"] = arrived
         try:
             async with self._gate:
                 request["queue_wait_s"] = time.monotonic() - arrived
@@ -121,10 +123,12 @@ class Front:
                 self.idle.set()
 
     async def _at_work(self, request: web.Request) -> web.StreamResponse:
+        if self._faults.spares(request.headers):
+            return await self._forward(request)
         await self._faults.hold()
-        if self._faults.fails():
-            return failure(500, "server_error", "a deliberate fault of this engine process")
-        return await self._forward(request)
+        body = await request.read()
+        fate = self._faults.fate(len(body))
+        return await _deliberate(fate, _asks_for_stream(body)) if fate else await self._forward(request)
 
     def _refuse(self, answer: web.Response) -> web.Response:
         self.refused += 1
@@ -135,7 +139,7 @@ class Front:
 
     async def _forward(self, request: web.Request) -> web.StreamResponse:
         assert self._session is not None
-        body = await request.read() if request.can_read_body else None
+        body = await request.read() or None
         headers = end_to_end(request.headers)
         response: web.StreamResponse | None = None
         try:
@@ -161,8 +165,7 @@ class Front:
         if upstream.content_type == "text/event-stream" and request.version >= HttpVersion11:
             response.headers["Trailer"] = usage.HEADER
         writer = await response.prepare(request)
-        counts = usage.tokens_told(await self._copy(upstream, response))
-        last = b""
+@@        last = b""
         if counts:
             request["usage"] = counts
             if writer.chunked:
@@ -170,16 +173,35 @@ class Front:
                 last = f"0\r\n{usage.HEADER}: {usage.as_value(counts)}\r\n\r\n".encode()
         await response.write_eof(last)
 
-    async def _copy(self, upstream: ClientResponse, response: web.StreamResponse) -> bytes:
+    async def _copy(self, upstream: ClientResponse, response: web.StreamResponse, arrived: float) -> bytes:
         """The last bytes of what was passed on."""
         chunks, end = upstream.content.iter_any(), b""
         is_stream = upstream.content_type == "text/event-stream"
         if is_stream and self._faults.touches_streams:
-            chunks = self._faults.stream(chunks)
+            chunks = self._faults.stream(chunks, arrived)
         async for chunk in chunks:
             await response.write(chunk)
             end = (end + chunk)[-usage.KEPT :]
         return end
+
+
+async def _deliberate(fate: Fate, is_stream: bool) -> web.Response:
+    """The answer that a fault gives in place of the model's; of "hang" none, until the client leaves."""
+    if fate == "error":
+        return failure(500, "server_error", "a deliberate fault of this engine process")
+    if fate == "hang":
+        await asyncio.Event().wait()
+    body = b'{"object": "text_completion", "choices": [{"index": 0, "te' if fate == "malformed" else b""
+    kind, start = ("text/event-stream", b"data: ") if is_stream else ("application/json", b"")
+    return web.Response(body=body and start + body, content_type=kind)
+
+
+def _asks_for_stream(body: bytes) -> bool:
+    try:
+        asked = json.loads(body)
+    except ValueError:
+        return False
+    return isinstance(asked, dict) and asked.get("stream") is True
 
 
 def _whole(request: web.Request, status: int, headers: dict[str, str], body: bytes) -> web.Response:

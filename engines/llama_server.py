@@ -37,8 +37,8 @@ def arguments_of(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--cores", default="", help="processors of the process with the model, as 0,1; empty: all")
     parser.add_argument("--max-queue", type=int, default=64, help="requests that may wait; more get 450")
     parser.add_argument("--drain-s", type=float, default=30.0, help="seconds that open requests get after SIGTERM")
-    for name in vars(Faults()):
-        parser.add_argument(f"--fault-{name.replace('_', '-')}", type=float, default=0.0, help="deliberate defect")
+    for name, off in vars(Faults()).items():
+        parser.add_argument(f"--fault-{name.replace('_', '-')}", type=type(off), default=off, help="deliberate defect")
     return parser.parse_args(words)
 
 

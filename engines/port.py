@@ -25,12 +25,19 @@ _QUANTIZATION = {"llama_cpp": "Q8_0"}  # what an engine gets where none is asked
 
 @dataclass(frozen=True)
 class Faults:
-    """Deliberate defects of an engine process, to try what a release does with a bad candidate. Off by default."""
+    """Deliberate defects of an engine process, to try what a release does with a bad candidate. 0 is off."""
 
     ttft_delay_s: float = 0.0  # added before the first byte
     token_delay_s: float = 0.0  # added between chunks of a stream
+    ttft_stretch: float = 0.0  # of streams: 0.2 makes the wait for the first token 20 % longer
+    token_stretch: float = 0.0  # of streams: likewise the time from the first token on
     error_rate: float = 0.0  # share of requests answered 500
     cut_rate: float = 0.0  # share of streams that end without [DONE]
+    empty_rate: float = 0.0  # share of requests answered 200 with nothing
+    malformed_rate: float = 0.0  # share of requests answered 200 with half an object of JSON
+    hang_rate: float = 0.0  # share of requests that are never answered
+    longest_prompt_bytes: int = 0  # requests with a longer body are answered 500
+    users_only: bool = False  # what does not come through a gateway is spared: warm-up, compared outputs, load tests
 
 
 @dataclass(frozen=True)
@@ -236,8 +243,8 @@ class EngineKind(Protocol):
         """Where its numbers are, and what they are called."""
 
     def usage(self) -> Usage:
-        """Who counts an answer's tokens. "engine": it sends ``x-usage: <in>,<out>``, as a header of a whole answer and
-        as a trailer of a stream."""
+        """Who counts an answer's tokens. "engine": it sends ``x-usage: <in>,<out>,<cached>``, as a header of a whole
+        answer and as a trailer of a stream; the last only where it knows."""
 
 
 @dataclass(frozen=True)

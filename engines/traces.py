@@ -63,8 +63,9 @@ def _note(span: Span, request: web.Request, status: int) -> None:
     span.set_attribute("http.response.status_code", status)
     span.set_attribute("roundhouse.queue_wait_s", request.get("queue_wait_s", 0.0))
     if "usage" in request:
-        tokens_in, tokens_out = request["usage"]
-        span.set_attribute("gen_ai.usage.input_tokens", tokens_in)
+        tokens_in, tokens_out, _ = request["usage"]
+        if tokens_in is not None:
+            span.set_attribute("gen_ai.usage.input_tokens", tokens_in)
         span.set_attribute("gen_ai.usage.output_tokens", tokens_out)
     if "broken" in request or status >= 500:
         _failed(span, request.get("broken", str(status)))

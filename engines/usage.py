@@ -1,17 +1,25 @@
-"""Token counts of an answer, read off its end, and how they are told: ``x-usage: <tokens in>,<tokens out>``."""
+"""Token counts of an answer, read off its end, and how they are told: ``x-usage: <in>,<out>,<cached>``."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 HEADER = "x-usage"
 KEPT = 4096  # bytes of an answer's end that hold the last event's counts, whatever came before
 _JSON = json.JSONDecoder()
 
 
-def tokens_told(end: bytes) -> tuple[int, int] | None:
-    """Tokens in (the whole prompt, cached or not) and out, from the last ``KEPT`` bytes of an answer or a stream.
+class Counts(NamedTuple):
+    """Tokens of an answer. ``cached`` of those in were in the prefix cache; None where it is not told."""
+
+    tokens_in: int | None  # the whole prompt, cached or not
+    tokens_out: int
+    cached: int | None = None
+
+
+def tokens_told(end: bytes) -> Counts | None:
+    """Tokens of an answer, from the last ``KEPT`` bytes of an answer or a stream.
 
     None where llama.cpp does not tell them. ``usage`` (OpenAI's API, in some streams too) goes before ``timings``
     (llama.cpp's own, at the end of all streams). A quote within a JSON string is escaped, so text that a user or
@@ -27,16 +35,36 @@ def tokens_told(end: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _from_usage(usage: dict[str, Any]) -> tuple[int, int]:
+def _from_usage(usage: dict[str, Any]) -> Counts:
     if "prompt_tokens" in usage:
-        return int(usage["prompt_tokens"]), int(usage["completion_tokens"])
-    return int(usage["input_tokens"]) + int(usage.get("cache_read_input_tokens", 0)), int(usage["output_tokens"])
+        return _counts(usage["prompt_tokens"], usage["completion_tokens"], _told(usage, "prompt_tokens_details"))
+    if "input_tokens" not in usage:  # a stream of Anthropic's API: it told them at its beginning
+        return _counts(None, usage["output_tokens"], None)
+    if "cache_read_input_tokens" in usage:
+        cached = int(usage["cache_read_input_tokens"])
+        return _counts(int(usage["input_tokens"]) + cached, usage["output_tokens"], cached)
+    return _counts(usage["input_tokens"], usage["output_tokens"], _told(usage, "input_tokens_details"))
 
 
-def _from_timings(timings: dict[str, Any]) -> tuple[int, int]:
-    return int(timings["cache_n"]) + int(timings["prompt_n"]), int(timings["predicted_n"])  # prompt_n leaves out cached
+def _told(usage: dict[str, Any], details: str) -> Any:
+    return (usage.get(details) or {}).get("cached_tokens")
 
 
-def as_value(counts: tuple[int, int]) -> str:
-    """The value of the header or trailer."""
-    return f"{counts[0]},{counts[1]}"
+def _from_timings(timings: dict[str, Any]) -> Counts:
+    cached = int(timings["cache_n"])
+    return _counts(cached + int(timings["prompt_n"]), timings["predicted_n"], cached)  # prompt_n leaves out cached
+
+
+def _counts(tokens_in: Any, tokens_out: Any, cached: Any) -> Counts:
+    whole, part = (None if count is None else int(count) for count in (tokens_in, cached))
+    return Counts(whole, int(tokens_out), part)
+
+
+def as_value(counts: Counts) -> str:
+    """The value of the header or trailer.
+
+    >>> as_value(Counts(11, 7)), as_value(Counts(11, 7, 9)), as_value(Counts(None, 7))
+    ('11,7', '11,7,9', ',7')
+    """
+    tokens_in = "" if counts.tokens_in is None else counts.tokens_in
+    return f"{tokens_in},{counts.tokens_out}" + ("" if counts.cached is None else f",{counts.cached}")

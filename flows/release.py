@@ -7,16 +7,20 @@ from prefect import flow
 from configs.order import order as make_order
 from configs.parameters import Engine, Model, Rollout, Service
 from rollout.decide import first_step
-from rollout.nouns import Promote, Shift
+from rollout.levels import output_needs
+from rollout.nouns import Ask, Promote, Shift
+from tasks.approvals import approval
 from tasks.artifacts import build, fetch
 from tasks.endings import end_broken_release, promote, roll_back, write_back
+from tasks.outputs import compare_outputs
 from tasks.reporting import report
 from tasks.room import make_room
-from tasks.serving import alone, deploy, stress, warm_up
+from tasks.serving import deploy, deploy_baseline, stress, warm_up, warm_up_baseline
 from tasks.telemetry import gpus_of, use_by_phase
 from tasks.ticket import begin
 from tasks.timing import Stopwatch
-from tasks.traffic import next_step, shift, watch
+from tasks.traffic import recall, shift, watch
+from tasks.trying import alone
 
 HOOKS = {
     "on_failure": [end_broken_release],
@@ -41,15 +45,21 @@ def release(service: Service, model: Model = "", engine: Engine = "", rollout: R
     order = watch_time("plan", make_room)(order, files, ticket)
     built = watch_time("build", build)(order, files, ticket)
     declared = watch_time("deploy", deploy)(order, files, built, ticket)
+    copy = watch_time("deploy", deploy_baseline)(order, ticket, declared)
     candidate = watch_time("warm up", warm_up)(order, declared, ticket)
+    baseline = watch_time("warm up", warm_up_baseline)(order, ticket, copy)
     gpus = gpus_of(order, candidate)
+    needs, prompts = output_needs(order.policy), order.policy.evaluation
+    outputs = watch_time("compare outputs", compare_outputs)(order, candidate, ticket, needs, prompts)
     load = watch_time("stress", stress)(order, candidate, ticket)
-    verdict, stretches = alone(order, candidate, load), []
+    order, trail = watch_time("recall", recall)(order, ticket, outputs)
+    verdict, stretches = alone(order, candidate, load, outputs), []
     step = first_step(order.policy, ticket.stable, verdict)
+    step = watch_time("approval", approval)(order, ticket, step) if isinstance(step, Ask) else step
     while isinstance(step, Shift):
-        watch_time("shift", shift)(order, ticket, candidate, step)
-        stretch = watch_time("evidence", watch)(order, ticket, candidate, step, len(stretches))
-        step, verdict = next_step(order, len(stretches), stretch), stretch.verdict
+        watch_time("shift", shift)(order, ticket, candidate, step, baseline)
+        stretch = watch_time("evidence", watch)(order, ticket, candidate, step, len(stretches), trail, baseline)
+        step, verdict, trail = stretch.step, stretch.verdict, stretch.trail
         stretches.append(stretch)
     if isinstance(step, Promote):
         watch_time("promote", promote)(order, ticket, candidate, step.reason)

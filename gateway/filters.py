@@ -302,24 +302,30 @@ def _fed(name: str, xds: str | None, still: dict[str, Doc]) -> Doc:
 def _usage_rules() -> list[Doc]:
     """Token counts as OpenAI's ``usage`` has them; else the answer's length from llama.cpp's ``timings``.
 
-    Its ``prompt_n`` leaves out what was cached, so it does not say how long a prompt was.
+    Its ``prompt_n`` leaves out what was cached, so it does not say how long a prompt was. Of a later rule the value
+    stays, so ``usage`` stands behind.
     """
     fields = [
-        ("timings", "predicted_n", "out"),
-        ("usage", "prompt_tokens", "in"),
-        ("usage", "completion_tokens", "out"),  # behind the timings: the later rule's value stays
+        ("cached", "timings", "cache_n"),
+        ("out", "timings", "predicted_n"),
+        ("in", "usage", "prompt_tokens"),
+        ("out", "usage", "completion_tokens"),
+        ("cached", "usage", "prompt_tokens_details", "cached_tokens"),
     ]
     return [
         {
-            "selectors": [{"key": outer}, {"key": inner}],
+            "selectors": [{"key": name} for name in path],
             "on_present": {"metadata_namespace": USAGE, "key": key, "type": "NUMBER"},
         }
-        for outer, inner, key in fields
+        for key, *path in fields
     ]
 
 
 def _json_reader() -> Doc:
-    answers = {"allow_content_types_regex": {"regex": "application/json.*"}, "rules": _usage_rules()}
+    odd = {"metadata_namespace": USAGE, "key": "odd", "value": 1, "type": "NUMBER"}
+    first, *others = _usage_rules()
+    rules = [{**first, "on_error": odd}, *others]  # all of them fail in an answer that is no JSON: once is enough
+    answers = {"allow_content_types_regex": {"regex": "application/json.*"}, "rules": rules}
     return _plain(JSON_READER, "json_to_metadata.v3.JsonToMetadata", response_rules=answers)
 
 

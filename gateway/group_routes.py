@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.filters import set_header, switches
-from gateway.names import METADATA, SERVICE_HEADER, arm_cluster, arm_of, route_name, version_cluster
+from gateway.names import (
+    METADATA,
+    SERVICE_HEADER,
+    arm_cluster,
+    arm_of,
+    group_route_name,
+    route_name,
+    version_cluster,
+)
 from gateway.port import GatewayState, GroupRoute, Limits, ServiceRoute, Traffic
 from gateway.routes import FORWARDED, answer_room, hashing, mirror_policies, paths, waiting, weighted, window
 from gateway.shares import WHOLE, apportioned, arms, group_limits, scaled
@@ -60,7 +68,9 @@ def _route(group: GroupRoute, parts: list[_Part], state: GatewayState, leases: l
         match["headers"] = [window(*leases)]
         if copies := list(_copies(parts, state)):
             action["request_mirror_policies"] = copies
-    return {**_frame(group, face, "group"), "match": match, "route": action}
+    canaries = {part.service.name: lease.canary_permille for part in parts if leases and (lease := part.service.lease)}
+    name = group_route_name(group.name, canaries)
+    return {**_frame(group, face, "group"), "name": name, "match": match, "route": action}
 
 
 def _clusters(part: _Part, group: GroupRoute, leased: bool) -> Iterator[Doc]:

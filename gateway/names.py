@@ -2,8 +2,9 @@
 
 ``@`` and ``/`` cannot occur in a service's name. ``chat@v2`` are the instances of version 2; ``chat@v2+v1`` is version
 2 with version 1 to fall back on; ``chat@mirror`` leads to the internal listener that answers copies of requests. A
-route is ``<door>/<kind>``, with the shares in force behind it where there are some: ``chat/leased/50/500``. A client is
-``<door>/<client>``: the door that its token opens stands in front.
+route is ``<door>/<kind>``, with the shares in force behind it where there are some: ``chat/leased/50/500``, or in a
+group those of each member that has a candidate: ``prod/group/chat/50``. A client is ``<door>/<client>``: the door that
+its token opens stands in front.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ PREFIX_HEADER = "x-roundhouse-prompt"  #: hash of a prompt's beginning, made ins
 #: Filters fed by files of their own, so that keys and limits act on open connections and stay out of the routes.
 SIGNED, AUTH, JWT, SERVICE_RATE, TOKEN_RATE = "signed", "auth", "jwt", "service-rate", "token-rate"
 
+MOST_NAME = 160  #: characters of a route's name in a record
 _ARM = re.compile(r"([^@]*)@v(\d+)(?:\+v\d+)?")
 
 
@@ -66,6 +68,32 @@ def instance_of(name: str) -> str:
 def route_name(door: str, kind: str, canary: int = 0, mirror: int = 0) -> str:
     """A route's name; each record carries it, and with it the shares in permille that held for that request."""
     return f"{door}/{kind}/{canary}/{mirror}" if canary or mirror else f"{door}/{kind}"
+
+
+def group_route_name(door: str, canaries: dict[str, int]) -> str:
+    """The name of a group's route: each member's share that goes to a candidate, in permille of the member's part.
+
+    What would make it longer than a record may hold is left out: nothing is known then of those requests' chances.
+
+    >>> group_route_name("prod", {}), group_route_name("prod", {"chat": 50, "small": 0, "large": 250})
+    ('prod/group', 'prod/group/chat/50/large/250')
+    """
+    name = route_name(door, "group")
+    for service, canary in canaries.items():
+        part = f"/{service}/{canary}"
+        if canary and len(name) + len(part) <= MOST_NAME:
+            name += part
+    return name
+
+
+def group_canary(name: str, service: str) -> int:
+    """A member's share that went to its candidate, out of that name; 0 where it does not say.
+
+    >>> group_canary("prod/group/chat/50/large/250", "large"), group_canary("prod/group", "large")
+    (250, 0)
+    """
+    parts = name.split("/")[2:]
+    return next((int(share) for one, share in zip(parts[::2], parts[1::2], strict=False) if one == service), 0)
 
 
 def client_id(door: str, client: str) -> str:

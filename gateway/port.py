@@ -183,6 +183,8 @@ class Record(NamedTuple):
     canary_permille: int = 0  # the candidate's share when this request was routed
     mirror_permille: int = 0  # of this request's chance of being copied
     grpc_status: int | None = None
+    unreadable: bool = False  # the proxy was to count tokens, and the answer is not the JSON that its head says
+    tokens_cached: int | None = None  # of ``tokens_in``: what the engine had in its prefix cache
 
 
 @dataclass(frozen=True)

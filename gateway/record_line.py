@@ -14,15 +14,18 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Literal
 
-from gateway.names import CLIENT_HEADER, USAGE, arm_of
+from gateway.names import CLIENT_HEADER, USAGE, arm_of, group_canary
 from gateway.port import Record
 
 Kind = Literal["L", "M"]
 KINDS: Mapping[str, Literal["live", "mirror"]] = {"L": "live", "M": "mirror"}
 _NUMBER = r"(?:([0-9]{1,15})|-)"  # missing is "-"
-_TOKENS = r"(?:([0-9]{1,9}),([0-9]{1,9})|[^\t\n]*)"
-#: JSON, in which a tab is escaped; as it mostly is, else any other.
-_COUNTS = r'(?:-|\{"in":([0-9]{1,9}),"out":([0-9]{1,9})\}|(\{[^\t\n]{0,4000}\}))'
+#: In (none where the engine does not know), out and, where it says it, cached.
+_TOKENS = r"(?:([0-9]{0,9}),([0-9]{1,9})(?:,([0-9]{1,9}))?|[^\t\n]*)"
+#: JSON, in which a tab is escaped; as it mostly is, else any other. "odd": the answer is no JSON (nor is any stream).
+_COUNTS = (
+    r'(?:-|\{(?:"cached":([0-9]{1,9}),)?(?:"in":([0-9]{1,9}),)?(?:"odd":1,)?"out":([0-9]{1,9})\}|(\{[^\t\n]{0,4000}\}))'
+)
 #: (name, Envoy's operator, what may stand there); the kind of record is written in place of its operator.
 _FRONT = (
     ("at", "%START_TIME(%s.%3f)%", r"([0-9]{10}\.[0-9]{3})"),  # of one length: half of one and a whole one are too long
@@ -53,8 +56,9 @@ _LINE = re.compile(
     "^" + r"\t".join(p for *_, p in _FRONT) + r"\t(?:" + r"\t".join(p for *_, p in _TAIL) + "|[^\n]*)\n", re.MULTILINE
 )
 _ROUTE = re.compile(r"([a-z0-9][a-z0-9._-]*)/([a-z]+)(?:/(\d{1,4})/(\d{1,4}))?")
+_GROUP = re.compile(r"([a-z0-9][a-z0-9._-]*)/group(?:/[a-z0-9][a-z0-9._-]*/\d{1,4})*")
 _HOST = re.compile(r"v(\d{1,9})\.([\w.@-]+)", re.ASCII)
-_COUNT = re.compile(r'"(in|out)":(\d{1,9})(?:\.0+)?[,}]')
+_COUNT = re.compile(r'"(cached|in|odd|out)":(\d{1,9})(?:\.0+)?[,}]')
 _CLIENT = re.compile(r"[!-~]{1,128}")  # of a token a name of ours; of a JWT what its issuer says
 
 
@@ -103,15 +107,22 @@ def parse_all(text: str) -> tuple[list[Record], int]:
 
 def _record(columns: tuple[str, ...]) -> Record | None:
     at, kind, request_id, route, cluster, host, status, flags, attempts, bytes_in, bytes_out = columns[:11]
-    ttft, total, total_ms, grpc, in_p, out_p, counts, client, in_t, out_t, in_h, out_h, content_type = columns[11:]
+    ttft, total, total_ms, grpc, cached_p, in_p, out_p, counts, client = columns[11:20]
+    in_t, out_t, cached_t, in_h, out_h, cached_h, content_type = columns[20:]
     where = _where(kind, route, cluster, host)
     if where is None:
         return None
     door, service, name, arm, version, instance, canary, mirror = where
-    if tokens := in_t or in_h or in_p:
-        tokens_in, tokens_out = int(tokens), int(out_t or out_h or out_p)
+    cached, odd = cached_t if out_t else cached_h if out_h else cached_p, False
+    if told := out_t or out_h or out_p:
+        asked = in_t if out_t else in_h if out_h else in_p
+        tokens_in, tokens_out, tokens_cached = (
+            int(asked) if asked else None,
+            int(told),
+            int(cached) if cached else None,
+        )
     else:
-        tokens_in, tokens_out = _counts(counts)
+        tokens_in, tokens_out, tokens_cached, odd = _counts(counts)
     fields = (
         float(at),
         "" if request_id == "-" else request_id,
@@ -136,6 +147,8 @@ def _record(columns: tuple[str, ...]) -> Record | None:
         canary,
         mirror,
         int(grpc) if grpc else None,
+        odd and content_type.startswith("application/json"),
+        tokens_cached,
     )
     return tuple.__new__(Record, fields)  # Record's own constructor would take half as long again
 
@@ -159,6 +172,8 @@ def _where(kind: str, route: str, cluster: str, host: str) -> Where | None:
     if not door:
         return "", "", name, None, version, instance, 0, 0
     service, chosen = arm or ("" if name == "group" else door, None)
+    if name == "group":
+        canary = group_canary(route, service)
     return door, service, name, chosen, version, instance, canary, mirror
 
 
@@ -169,6 +184,8 @@ def route_parts(name: str) -> tuple[str, str, int, int]:
     (('chat', 'leased', 50, 500), ('', 'health', 0, 0))
     """
     found = _ROUTE.fullmatch(name)
+    if found is None and (group := _GROUP.fullmatch(name)):
+        return group.group(1), "group", 0, 0
     if found is None:
         return "", "" if name == "-" else name, 0, 0
     return found.group(1), found.group(2), int(found.group(3) or 0), int(found.group(4) or 0)
@@ -183,6 +200,7 @@ def client_name(text: str, door: str, status: str) -> str | None:
 
 
 @lru_cache(4096)
-def _counts(text: str) -> tuple[int | None, int | None]:
-    found = dict(_COUNT.findall(text))
-    return tuple(int(found[key]) if key in found else None for key in ("in", "out"))  # type: ignore[return-value]
+def _counts(text: str) -> tuple[int | None, int | None, int | None, bool]:
+    """Tokens in, out and cached, and whether the answer could not be read."""
+    found = {key: int(number) for key, number in _COUNT.findall(text)}
+    return found.get("in"), found.get("out"), found.get("cached"), "odd" in found

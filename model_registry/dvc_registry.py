@@ -69,6 +69,17 @@ class DvcRegistry:
             lineage={"source": uri, "git_revision": commit, "dvc_md5": info["md5"]},
         )
 
+    def fetch_data(self, uri: str, progress: Progress) -> Path:
+        """A copy of one tracked file that is no model, in our cache, checked. Raises NotFound, Refused, Corrupt,
+        Unavailable."""
+        with self._opened(uri) as (fs, path):
+            if fs.isdir(path):
+                raise Refused("source", uri, "it is a folder", "name one file in it")
+            info = _tracked(fs, path, uri)
+            folder = self.cache / "data" / f"dvc-{info['md5']}"
+            files = kept(folder, lambda aside: _copy(fs, path, aside / "model", progress))
+        return folder / files[0].path
+
     @contextmanager
     def _opened(self, uri: str) -> Iterator[tuple[DVCFileSystem, str]]:
         """The repository at the revision, and the path; DVC's errors are told as ours."""

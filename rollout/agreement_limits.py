@@ -43,8 +43,10 @@ def check_limits(limits: OutputLimits) -> None:
     if (harm or allow) and not 0 < harm <= allow < 1:
         _refuse("defects", harm, allow, "0 < harm <= allow < 1, as shares of the answers", "0.1 and 0.3")
     harm, allow = limits.same_harm, limits.same_allow
-    if (harm or allow) and not 0 < harm <= allow < 1:
-        _refuse("same", harm, allow, "0 < harm <= allow < 1", "0.4 and 0.4")
+    if (harm or allow) and not 0 < allow <= harm < 1:
+        _refuse(
+            "same", harm, allow, "0 < allow <= harm < 1: a small share of equal tokens is the bad one", "0.5 and 0.4"
+        )
 
 
 def _refuse(name: str, harm: float, allow: float, rule: str, good: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from rollout.agreement_finding import Needs
 from rollout.policy import Policy
 
 _PARTS = {"errors": 3, "TTFT": 3, "TPOT": 2, "outputs": 2}  # of alpha; any other metric has one part
@@ -37,3 +38,8 @@ def judged(policy: Policy) -> tuple[str, ...]:
 def allow_needs(policy: Policy, part: float) -> float:
     """The e-value that proves a metric good enough for a stage that asks for this part of the proof, 0..1."""
     return math.exp(part * -math.log(policy.beta))
+
+
+def output_needs(policy: Policy, part: float = 1.0) -> Needs:
+    """The same two for compared outputs."""
+    return Needs(harm_levels(policy).get("outputs", policy.alpha), allow_needs(policy, part))

@@ -118,6 +118,9 @@ class Release:
     evidence: dict[str, Any] = field(default_factory=dict)
     borrowed: int = 0  # instances of stable that make room for the candidate while that one runs
     promised: dict[str, Any] = field(default_factory=dict)  # room for the candidate: a configs.room.Wanted as a mapping
+    baseline: int | None = None  # a version like stable that the candidate is compared with; it ends with the release
+    waiting: str = ""  # the question that a person is to answer
+    answer: dict[str, Any] | None = None  # the last one: ``question``, ``yes``, ``who``, ``reason``, ``at``
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ class Event:
     data: dict[str, Any] = field(default_factory=dict)
 
 
+Role = Literal["candidate", "baseline"]
 ChangeKind = Literal["lease", "promote", "rollback", "weights", "drain", "limits"]
 
 
@@ -178,8 +182,8 @@ class Store(Protocol):
     def drop_service(self, name: str, now: float) -> None:
         """Forget a service with its versions, lease, running releases and places in groups; what runs is drained."""
 
-    def add_version(self, version: VersionState, release: str) -> VersionState:
-        """Stored with a number that its service never used, as the release's candidate.
+    def add_version(self, version: VersionState, release: str, role: Role = "candidate") -> VersionState:
+        """Stored with a number that its service never used, as the release's candidate or the baseline beside it.
 
         Raises Conflict when the release no longer runs: nothing is started for it then.
         """
@@ -200,7 +204,7 @@ class Store(Protocol):
         """Desired lease of a service.
 
         Raises Conflict unless ``lease.release`` is the service's running release and may move that version, and unless
-        a baseline is another version than candidate and stable.
+        a baseline is another version than candidate and stable, and the release's own where it has one.
         """
 
     def leases(self) -> dict[str, Lease]: ...
@@ -262,7 +266,16 @@ class Store(Protocol):
     def finish_release(
         self, release_id: str, phase: Phase, reason: str, now: float, evidence: dict[str, Any]
     ) -> Release:
-        """Ends a running release and its lease; a rolled back or failed one also loses its candidate's instances."""
+        """Ends a running release and its lease; its baseline loses its instances, and so does its candidate where it
+        was rolled back or failed."""
+
+    def ask(self, release_id: str, question: str) -> Release:
+        """A person is to decide; earlier answers to other questions are forgotten. Asked again it changes nothing, not
+        even an answer that was given since. Raises Conflict once the release has ended."""
+
+    def answer(self, release_id: str, yes: bool, who: str, reason: str, now: float | None = None) -> Release:
+        """What a person said to the question, which waits no longer. Raises NotFound, and Conflict where nothing is
+        asked or the release has ended."""
 
     def undo_promotion(self, release_id: str, reason: str, now: float) -> Release:
         """The version before is stable again and the release has failed: for a change the gateway did not take."""
@@ -271,8 +284,8 @@ class Store(Protocol):
     def release(self, release_id: str) -> Release: ...
     def releases(self, service: str | None = None, limit: int = 50) -> list[Release]: ...
     def unsettled(self) -> list[Release]:
-        """All that still act on what runs, however old: those under way, and those that borrowed room in which their
-        candidate's instances still are."""
+        """All that still act on what runs, however old: those under way, and those that borrowed room in which the
+        instances of their candidate or its baseline still are."""
 
     # what happened
     def note(self, event: Event) -> None: ...

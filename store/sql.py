@@ -12,7 +12,8 @@ from rollout.errors import Conflict, NotFound
 from rollout.nouns import Health, Phase
 from store import tables as t
 from store.database import of, put, rows
-from store.port import BY_HAND, Change, ChangeKind, Event, InstanceState, Release, ServiceState, VersionState
+from store.persons import answer, ask
+from store.port import BY_HAND, Change, ChangeKind, Event, InstanceState, Release, Role, ServiceState, VersionState
 from store.sql_traffic import TrafficVerbs, leave_groups, must_be_free
 from store.steps import ACTIVE, active, clock, end, hand_over, held, is_version, must_run, note, split, stable, take_out
 
@@ -58,12 +59,12 @@ class SqlStore(TrafficVerbs):
             c.execute(t.services.delete().where(t.services.c.name == name))
             leave_groups(c, name, now)
 
-    def add_version(self, version: VersionState, release: str) -> VersionState:
+    def add_version(self, version: VersionState, release: str, role: Role = "candidate") -> VersionState:
         with self._begin(desired=True) as c:
             must_run(c, release, version.service)
             numbered = replace(version, number=_highest_number(c, version.service) + 1)
             c.execute(t.versions.insert().values(**asdict(numbered)))
-            c.execute(t.releases.update().where(t.releases.c.id == release).values(candidate=numbered.number))
+            c.execute(t.releases.update().where(t.releases.c.id == release).values({role: numbered.number}))
             return numbered
 
     def versions(self, service: str | None = None) -> list[VersionState]:
@@ -151,6 +152,17 @@ class SqlStore(TrafficVerbs):
             end(c, release_id, phase, reason, now, evidence)
         return self.release(release_id)
 
+    def ask(self, release_id: str, question: str) -> Release:
+        with self._begin(desired=True) as c:
+            ask(c, must_run(c, release_id), question, clock(None))
+        return self.release(release_id)
+
+    def answer(self, release_id: str, yes: bool, who: str, reason: str, now: float | None = None) -> Release:
+        self.release(release_id)  # not known: said before anything else
+        with self._begin(desired=True) as c:
+            answer(c, must_run(c, release_id), yes, who, reason, clock(now))
+        return self.release(release_id)
+
     def undo_promotion(self, release_id: str, reason: str, now: float) -> Release:
         release = self.release(release_id)
         service, before = release.service, release.stable_before
@@ -185,7 +197,8 @@ class SqlStore(TrafficVerbs):
             return [_release(r) for r in rows(c, of(query, t.releases, service))]
 
     def unsettled(self) -> list[Release]:
-        there = sa.and_(t.instances.c.service == t.releases.c.service, t.instances.c.version == t.releases.c.candidate)
+        numbers = (t.releases.c.candidate, t.releases.c.baseline)
+        there = sa.and_(t.instances.c.service == t.releases.c.service, t.instances.c.version.in_(numbers))
         borrows = sa.and_(t.releases.c.borrowed > 0, sa.exists().where(there))
         query = sa.select(t.releases).where(sa.or_(t.releases.c.phase.in_(ACTIVE), borrows))
         with self._begin() as c:
@@ -220,7 +233,7 @@ class SqlStore(TrafficVerbs):
 
 def _highest_number(c: sa.Connection, service: str) -> int:
     """Of all versions that a service ever had, also before it was dropped: an instance's id is never used again."""
-    columns = (t.versions.c.number, t.releases.c.candidate, t.instances.c.version)
+    columns = (t.versions.c.number, t.releases.c.candidate, t.releases.c.baseline, t.instances.c.version)
     queries = (sa.select(sa.func.max(column)).where(column.table.c.service == service) for column in columns)
     return max(c.execute(query).scalar() or 0 for query in queries)
 

@@ -22,8 +22,8 @@ class TrafficVerbs(Database):
 
     def grant(self, lease: Lease, service: str, now: float) -> None:
         with self._begin(desired=True) as c:
-            own, present = must_run(c, lease.release, service)["candidate"], stable(c, service)
-            _check_lease(lease, own, present)
+            release, present = must_run(c, lease.release, service), stable(c, service)
+            _check_lease(lease, release["candidate"], release["baseline"], present)
             before, after = split(present, held(c, service)), split(present, lease)
             put(c, t.leases, {"service": service}, {"service": service, **asdict(lease)})
             c.execute(t.releases.update().where(t.releases.c.id == lease.release).values(beat_at=now))
@@ -153,12 +153,15 @@ def must_be_free(c: sa.Connection, table: sa.Table, name: str) -> None:
         raise Refused("name", name, rule, "choose another name")
 
 
-def _check_lease(lease: Lease, own: int | None, present: int | None) -> None:
+def _check_lease(lease: Lease, own: int | None, beside: int | None, present: int | None) -> None:
     if lease.candidate == present or own not in (None, lease.candidate):
         told = f"version {lease.candidate} is not the candidate of release {lease.release} ({own})"
         raise Conflict(f"{told}, or it is stable already; nothing was moved")
     if lease.baseline is not None and lease.baseline in (lease.candidate, present):
         told = f"the baseline must be another version than candidate {lease.candidate} and stable {present}"
+        raise Conflict(f"{told}, not version {lease.baseline}; nothing was moved")
+    if beside is not None and lease.baseline not in (None, beside):
+        told = f"the baseline of release {lease.release} is version {beside}"
         raise Conflict(f"{told}, not version {lease.baseline}; nothing was moved")
 
 

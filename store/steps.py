@@ -33,16 +33,18 @@ def must_run(c: sa.Connection, release_id: str, service: str | None = None) -> d
 
 
 def end(c: sa.Connection, release_id: str, phase: Phase, reason: str, now: float, evidence: dict[str, Any]) -> None:
-    """End a running release and its lease; one that did not succeed also loses its candidate's instances."""
+    """End a running release and its lease. Its baseline loses its instances; where it did not succeed, its candidate
+    too."""
     open_one = sa.and_(t.releases.c.id == release_id, t.releases.c.phase.in_(ACTIVE))
-    ended = {"phase": phase, "reason": reason, "finished_at": now, "evidence": evidence}
+    ended = {"phase": phase, "reason": reason, "finished_at": now, "evidence": evidence, "waiting": ""}
     if c.execute(t.releases.update().where(open_one).values(**ended)).rowcount == 0:
         return
     row = rows(c, sa.select(t.releases).where(t.releases.c.id == release_id))[0]
     failed = phase in (Phase.ROLLED_BACK, Phase.FAILED)
     _end_lease(c, row["service"], release_id, reason, now, failed)
-    if failed and row["candidate"] is not None:
-        take_out(c, row["service"], row["candidate"], None)
+    for number in (row["candidate"] if failed else None, row["baseline"]):
+        if number is not None:
+            take_out(c, row["service"], number, None)
 
 
 def hand_over(c: sa.Connection, release_id: str, to: str, now: float) -> None:

@@ -134,6 +134,9 @@ releases = Table(
     Column("evidence", JSON, nullable=False),
     Column("borrowed", Integer, nullable=False, server_default="0"),
     Column("promised", JSON, nullable=False, server_default="{}"),
+    Column("baseline", Integer),
+    Column("waiting", Text, nullable=False, server_default=""),
+    Column("answer", JSON(none_as_null=True)),
 )
 
 events = Table(

@@ -28,7 +28,7 @@ class LookFile:
     def __init__(self, path: Path | None) -> None:
         self._path, self._last, self._told = path, -1e9, ""
 
-    def write(self, look: Look, verdict: Verdict, elapsed_s: float) -> None:
+    def write(self, look: Look, verdict: Verdict, elapsed_s: float, outlook: str = "") -> None:
         """Append a look, when it says something else than the last line or enough time has gone by."""
         told = f"{look.stage} {verdict.outcome}"
         if self._path is None or (told == self._told and look.at - self._last < elapsed_s / FULL_LOOKS):
@@ -41,6 +41,7 @@ class LookFile:
             "mirror_permille": look.mirror_permille,
             "outcome": str(verdict.outcome),
             "reason": verdict.reason,
+            "forecast": outlook,
             "findings": [asdict(finding) for finding in verdict.findings],
         }
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from configs.engine_sources import plan_engine
 from configs.order import Order
-from configs.room import Room, Wanted, promise, promised, room_for
+from configs.room import Room, Wanted, baseline_of, promise, promised, room_for
 from engines.hardware import Hardware, read_hardware
 from engines.port import Needs
 from rollout.errors import Refused, Unavailable
@@ -38,15 +38,17 @@ def room_made(
     tell(store, ticket, "plan")
     plan = plan_engine(order.stack, order.spec, model, lambda what, share: None, hardware)
     wanted = Wanted(ticket.service, order.spec, plan.needs, order.service.instances)
-    store.update_release(ticket.release, promised=promise(wanted))
-    room = _look(wanted, ticket, store, hardware)
+    baseline = _baseline(order, ticket, store)
+    store.update_release(ticket.release, promised=promise(wanted, baseline))
+    room = _look(wanted, ticket, store, hardware, baseline)
     say(f"{room.plan.way}: {room.plan.sentence}")
     if room.plan.way == "stop-start":
         rule = f"{room.plan.sentence}; a release never takes the only version out of service"
         fix = "choose smaller weights, fewer instances or a shorter context, or add a device"
         raise Refused("memory", room.plan.way, rule, fix)
     spec = replace(order.spec, **room.plan.settings)
-    store.update_release(ticket.release, promised=promise(replace(wanted, spec=spec)), borrowed=room.plan.stop)
+    kept = promise(replace(wanted, spec=spec), baseline)
+    store.update_release(ticket.release, promised=kept, borrowed=room.plan.stop)
     for number in room.retire:
         store.retire(ticket.service, number)
     if room.plan.stop or room.retire:
@@ -64,21 +66,28 @@ def check_room(order: Order, engine: Engine, ticket: Ticket, store: Store, hardw
         return
     wanted = Wanted(ticket.service, order.spec, Needs(**engine.needs), order.service.instances)
     try:
-        plan = _look(wanted, ticket, store, hardware).plan
+        plan = _look(wanted, ticket, store, hardware, _baseline(order, ticket, store)).plan
     except Refused as refused:
         raise Unavailable(f"the room for the candidate is gone: {refused}") from refused
     if plan.way not in ("side by side", "shrink"):
         raise Unavailable(f"the room for the candidate is gone, now it would be {plan.way}: {plan.sentence}")
 
 
-def _look(wanted: Wanted, ticket: Ticket, store: Store, hardware: Hardware) -> Room:
+def _baseline(order: Order, ticket: Ticket, store: Store) -> Wanted | None:
+    """A copy of stable of the candidate's size, where the policy compares with one."""
+    if not order.policy.baseline:
+        return None
+    return baseline_of(ticket.service, ticket.stable, order.service.instances, store.versions(ticket.service))
+
+
+def _look(wanted: Wanted, ticket: Ticket, store: Store, hardware: Hardware, baseline: Wanted | None) -> Room:
     """What is lent to a release does not run and is not counted; what is promised to another is."""
     releases = store.unsettled()
     lent, others = loans(releases), promised(releases, ticket.release, time.time() - STALE_S)
     versions = [
         replace(v, instances=max(0, v.instances - lent.get((v.service, v.number), 0))) for v in store.versions()
     ]
-    return room_for(wanted, ticket.stable, versions, store.instances(), hardware, others)
+    return room_for(wanted, ticket.stable, versions, store.instances(), hardware, others, baseline)
 
 
 def wait_until_made(store: Store, ticket: Ticket, room: Room, within_s: float = MADE_S) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from prefect import get_run_logger, task
@@ -12,15 +13,13 @@ from configs.order import Order
 from engines.hardware import read_hardware
 from gateway.tokens import TokenFile
 from loadtest.port import LoadPlan, LoadReport, open_loadtest
-from rollout.judge import judge_alone
-from rollout.nouns import Engine, ModelVersion, Outcome, Sample, Verdict, Version
-from store.port import VersionState, open_store
+from rollout.errors import NotFound, Unavailable
+from rollout.nouns import Engine, ModelVersion, Version
+from store.port import Store, VersionState, open_store
 from store.steer import failure, wait_settled
 from store.telling import warm_up_told
 from tasks.room import check_room
 from tasks.ticket import Ticket, as_plain, tell
-
-MOST_FAILED = 0.05  # of a stress test, however wide the margin against stable is
 
 
 @task(cache_policy=NO_CACHE)
@@ -43,6 +42,42 @@ def deploy(order: Order, model: ModelVersion, engine: Engine, ticket: Ticket) ->
     version = store.add_version(wanted, ticket.release)
     tell(store, ticket, "start")
     return Version(version.service, version.number, version.model_uri, engine.digest)
+
+
+@task(cache_policy=NO_CACHE)
+def deploy_baseline(order: Order, ticket: Ticket, candidate: Version) -> Version | None:
+    """Declare a copy of the version in service, of the candidate's size, right after the candidate: both are then
+    equally young, and warmed up alike. None where the policy asks for none, or nothing is in service."""
+    if not order.policy.baseline or ticket.stable is None:
+        return None
+    store = open_store(order.stack.store())
+    return declare_baseline(store, ticket, order.service.instances, order.policy.warm_up_requests, time.time())
+
+
+def declare_baseline(store: Store, ticket: Ticket, instances: int, warm_up_requests: int, now: float) -> Version:
+    """The same in a store that is open. Raises NotFound when the version in service is gone, and Conflict when the
+    release has ended."""
+    service = ticket.service
+    present = next((v for v in store.versions(service) if v.number == ticket.stable), None)
+    if present is None:
+        raise NotFound(f"{service!r} has no version {ticket.stable} any more to make a baseline of")
+    wanted = replace(
+        present, number=0, instances=instances, warm_up_requests=warm_up_requests, created_at=now, retire_at=None
+    )
+    added = store.add_version(wanted, ticket.release, role="baseline")
+    return Version(service, added.number, added.model_uri, str(added.engine.get("digest", "")))
+
+
+@task(cache_policy=NO_CACHE, timeout_seconds=1800)
+def warm_up_baseline(order: Order, ticket: Ticket, baseline: Version | None) -> Version | None:
+    """Wait for a baseline as for a candidate. Raises Unavailable when it cannot serve: that says nothing of the
+    candidate, which can then not be judged."""
+    if baseline is None:
+        return None
+    ready = warm_up.fn(order, baseline, ticket)
+    if why := failure(ready, order.service.instances):
+        raise Unavailable(f"the baseline, a copy of version {ticket.stable}, cannot serve: {why}")
+    return ready
 
 
 @task(cache_policy=NO_CACHE, timeout_seconds=1800)
@@ -69,19 +104,6 @@ def stress(order: Order, version: Version, ticket: Ticket) -> LoadReport | None:
     plan = LoadPlan(f"http://{target.host}:{target.port}", load.users, load.duration_s, load.max_tokens, load.api)
     directory = order.stack.home / "reports" / ticket.release / "stress"
     return open_loadtest(order.stack.loadtest()).run(plan, str(directory), lambda second: None)
-
-
-def alone(order: Order, candidate: Version, report: LoadReport | None) -> Verdict:
-    """What the candidate shows by itself: its instances must live, answer, and fail no more than the margin."""
-    if why := failure(candidate, order.service.instances):
-        return Verdict(Outcome.ROLL_BACK, why)
-    if report is None:
-        return Verdict(Outcome.PROMOTE, "no stress test was asked for")
-    samples = tuple(Sample(0.0, 0, False, i < report.failed, None, None, None) for i in range(report.requests))
-    verdict = judge_alone(samples, min(order.policy.errors.allow, MOST_FAILED), least=1)
-    if verdict.outcome is Outcome.UNDECIDED:
-        return Verdict(Outcome.ROLL_BACK, "the stress test got no answer at all")
-    return Verdict(verdict.outcome, f"stress test: {verdict.reason}")
 
 
 def report_directory(order: Order, ticket: Ticket) -> Path:

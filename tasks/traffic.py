@@ -13,21 +13,30 @@ from prefect.cache_policies import NO_CACHE
 from configs.order import Order
 from gateway.port import Gateway, open_gateway
 from gateway.samples import Arms
+from rollout.agreement_finding import finding
 from rollout.decide import Times, decide, part_of_proof
-from rollout.errors import Unavailable
+from rollout.errors import Refused, Unavailable
 from rollout.evidence import next_stage
+from rollout.forecast import forecast
 from rollout.judge import judge
-from rollout.nouns import Ask, Finding, Hold, Lease, Promote, RollBack, Samples, Shift, Step, Verdict, Version
-from rollout.policy import stages
+from rollout.levels import output_needs
+from rollout.nouns import Ask, Finding, Hold, Lease, Outcome, Samples, Shift, Step, Verdict, Version
+from rollout.policy import judged_weight, stages
+from rollout.schedule import planned
+from rollout.traffic_model import traffic_of
 from store.port import Store, open_store
 from store.steer import confirm, grant
+from tasks.approvals import answer_to
 from tasks.incidents import check_parent, incident, pids
 from tasks.looks import Look, LookFile, numbers_of
+from tasks.outputs import Compared, with_mirrored
 from tasks.serving import report_directory
 from tasks.ticket import Ticket, tell
-from tasks.trail import Trail, look_back, read_on, save, saved
+from tasks.trail import Trail, first_trail, look_back, read_on, save, saved
+from tasks.vetoes import vetoes_of
 
 RENEW_S = 2.0
+PAIR_S = 5.0  # between two comparisons of copies' answers
 RETRIES = 3  # of a stage that could not read or write something; it goes on where it was
 
 
@@ -44,9 +53,19 @@ class Stretch:
 
 
 @task(cache_policy=NO_CACHE)
-def recall(order: Order, ticket: Ticket) -> Trail:
-    """How stable answered before the release, and where the records end now."""
-    return look_back(open_gateway(order.stack.gateway()), order.policy, ticket.service, ticket.stable or 0)
+def recall(order: Order, ticket: Ticket, outputs: Compared | None) -> tuple[Order, Trail]:
+    """How stable answered before the release, where the records end now, and with it the steps that are computed."""
+    before, cursor = look_back(open_gateway(order.stack.gateway()), ticket.service, ticket.stable or 0)
+    trail = first_trail(before, cursor, order.policy, outputs.agreement if outputs else None)
+    if order.policy.auto is None or ticket.stable is None:
+        return order, trail
+    try:
+        policy = planned(order.policy, traffic_of(before))
+    except Refused as error:
+        get_run_logger().warning("the fixed steps are taken, for no schedule could be computed: %s", error)
+        return order, trail
+    get_run_logger().info("computed steps: %s", ", ".join(f"{step / 10:g} %" for step in policy.steps))
+    return replace(order, policy=policy), trail
 
 
 @task(cache_policy=NO_CACHE, task_run_name="shift-to-{step.canary_permille}-permille")
@@ -93,6 +112,7 @@ def watch(
         gateway=open_gateway(order.stack.gateway()),
         looks=LookFile(directory / "looks.jsonl"),
         save=lambda trail, judged: save(trail, stage, directory / "evidence.json"),
+        vetoes=vetoes_of(order, ticket, candidate.number),
     )
     tell(scene.store, ticket, name)
     stretch = watch_stage(scene, saved(directory / "evidence.json", stage, trail))
@@ -116,7 +136,7 @@ class Scene:
     looks: LookFile
     baseline: Version | None = None
     save: Callable[[Trail, Samples], None] = lambda trail, judged: None
-    others: Callable[[float], tuple[Finding, ...]] = lambda now: ()
+    vetoes: Callable[[float], tuple[Finding, ...]] = lambda now: ()
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
 
@@ -140,7 +160,8 @@ def watch_stage(scene: Scene, trail: Trail) -> Stretch:
     """The loop of one stage. The lease is renewed only after a fresh look at the evidence, never by itself."""
     policy, plan = scene.order.policy, stages(scene.order.policy)[scene.stage]
     began, renewed, looks, asked = scene.clock(), 0.0, list[Look](), False
-    trail = trail if trail.evidence.stage == scene.stage and trail.evidence.n_candidate else _begun(trail, scene.stage)
+    entered = trail.evidence.stage == scene.stage and trail.evidence.n_candidate
+    trail = trail if entered else _entered(trail, scene.stage)
     arms, before = scene.arms(0.0), pids(scene.store.instances(scene.ticket.service))
     while True:
         now = scene.clock()
@@ -149,10 +170,13 @@ def watch_stage(scene: Scene, trail: Trail) -> Stretch:
         present = scene.store.instances(scene.ticket.service)
         accident = incident(before, present, scene.ticket.stable, scene.candidate.number, now)
         part = part_of_proof(policy, scene.stage)
-        verdict = accident or judge(trail.evidence, policy, part, scene.others(now))
+        trail = _with_outputs(scene, trail, began, now)
+        verdict = accident or judge(trail.evidence, policy, part, _others(scene, trail, part, now))
+        times = _times(scene, trail, began, now)
+        outlook = _outlook(scene, trail, verdict, times)
         looks.append(Look(now, plan.name, scene.step.canary_permille, scene.step.mirror_permille, numbers_of(verdict)))
-        scene.looks.write(looks[-1], verdict, now - began)
-        step = decide(policy, scene.stage, verdict, _times(scene, trail, began, now))
+        scene.looks.write(looks[-1], verdict, times.stage_s, outlook)
+        step = decide(policy, scene.stage, verdict, times)
         if isinstance(step, Ask):
             step, asked = _answered(scene, step, asked), True
         if not isinstance(step, Hold):
@@ -164,7 +188,7 @@ def watch_stage(scene: Scene, trail: Trail) -> Stretch:
         scene.sleep(policy.look_s)
 
 
-def _begun(trail: Trail, stage: int) -> Trail:
+def _entered(trail: Trail, stage: int) -> Trail:
     return replace(trail, evidence=next_stage(trail.evidence, stage), tokens=0)
 
 
@@ -174,21 +198,39 @@ def _times(scene: Scene, trail: Trail, began: float, now: float) -> Times:
 
 
 def _answered(scene: Scene, step: Ask, asked: bool) -> Step:
-    """What a person said, once; until then all stays as it is."""
+    """What a person said; until then all stays as it is."""
     if not asked:
         scene.store.ask(scene.ticket.release, step.question)
     return answer_to(scene.store, scene.ticket.release, step)
 
 
-def answer_to(store: Store, release: str, step: Ask) -> Step:
-    """What follows from a person's answer; Hold while there is none."""
-    answer = store.release(release).answer
-    if answer is None:
-        return Hold(f"a person decides: {step.question}")
-    told = f"{answer['who']} said {'yes' if answer['yes'] else 'no'}: {answer['reason']}"
-    if not answer["yes"]:
-        return RollBack(told)
-    return Promote(f"{told}; {step.then.reason}") if isinstance(step.then, Promote) else step.then
+def _with_outputs(scene: Scene, trail: Trail, began: float, now: float) -> Trail:
+    """With users' requests that both answered, where call records hold them; now and then, for it reads files."""
+    last, until = max(trail.paired_until, began), now - scene.order.policy.settle_s
+    if trail.outputs is None or scene.step.canary_permille or until - last < PAIR_S:
+        return trail
+    versions = (scene.ticket.stable or 0, scene.candidate.number)
+    needs = output_needs(scene.order.policy)
+    before = Compared(trail.outputs, finding(trail.outputs, needs))
+    compared = with_mirrored(scene.order, before, versions, (last, until), needs)
+    return replace(trail, outputs=compared.agreement, paired_until=until)
+
+
+def _others(scene: Scene, trail: Trail, part: float, now: float) -> tuple[Finding, ...]:
+    """What is judged beside requests: compared outputs, and vetoes."""
+    compared = () if trail.outputs is None else (finding(trail.outputs, output_needs(scene.order.policy, part)),)
+    return (*compared, *scene.vetoes(now))
+
+
+def _outlook(scene: Scene, trail: Trail, verdict: Verdict, times: Times) -> str:
+    """How long it will take at this traffic, while undecided."""
+    if verdict.outcome is not Outcome.UNDECIDED or not times.stage_s:
+        return ""
+    seen, copies = trail.evidence, scene.step.canary_permille == 0
+    weight = 0.0 if copies else judged_weight(scene.step.canary_permille, scene.baseline is not None)
+    requests = seen.n_candidate if copies else seen.n_candidate + seen.n_stable
+    left = scene.order.policy.step_timeout_s - times.stage_s
+    return forecast(seen, verdict, scene.order.policy, requests / times.stage_s, weight, max(left, 0.0)).sentence
 
 
 def _grant(

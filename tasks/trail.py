@@ -14,6 +14,8 @@ from typing import Any
 
 from gateway.port import Cursor, Gateway
 from gateway.samples import Arms, routed_of, samples_of
+from rollout import agreement
+from rollout.agreement import Agreement
 from rollout.evidence import Evidence, evidence_of, fresh, plain, with_reference, with_routed, with_samples
 from rollout.nouns import Sample, Samples
 from rollout.policy import Policy
@@ -29,16 +31,23 @@ class Trail:
     cursor: Cursor = Cursor()
     young: Samples = Samples((), ())
     tokens: int = 0  # that the candidate put out in this stage
+    outputs: Agreement | None = None
+    paired_until: float = 0.0  # call records of copies are compared up to here
 
 
-def look_back(gateway: Gateway, policy: Policy, service: str, stable: int) -> Trail:
+def first_trail(samples: tuple[Sample, ...], cursor: Cursor, policy: Policy, outputs: Agreement | None = None) -> Trail:
     """The trail at the beginning: where the records end now, and how stable answered before."""
+    return Trail(with_reference(fresh(policy), samples), cursor, outputs=outputs)
+
+
+def look_back(gateway: Gateway, service: str, stable: int) -> tuple[tuple[Sample, ...], Cursor]:
+    """Stable's last requests, and where the records end now."""
     arms, seen = Arms(service, stable, -1, False, 0.0), deque[Sample](maxlen=REFERENCE)
     cursor = Cursor()
     while True:
         records, after = gateway.records(cursor)
         if not records or after == cursor:
-            return Trail(with_reference(fresh(policy), tuple(seen)), after)
+            return tuple(seen), after
         seen.extend(samples_of(records, arms).stable)
         cursor = after
 
@@ -69,6 +78,8 @@ def save(trail: Trail, stage: int, path: Path) -> None:
         "cursor": asdict(trail.cursor),
         "young": [list(trail.young.stable), list(trail.young.candidate)],
         "tokens": trail.tokens,
+        "outputs": None if trail.outputs is None else agreement.plain(trail.outputs),
+        "paired_until": trail.paired_until,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".new")
@@ -84,4 +95,11 @@ def saved(path: Path, stage: int, otherwise: Trail) -> Trail:
     if doc["stage"] != stage:
         return otherwise
     stable, candidate = (tuple(Sample(*values) for values in arm) for arm in doc["young"])
-    return Trail(evidence_of(doc["evidence"]), Cursor(**doc["cursor"]), Samples(stable, candidate), doc["tokens"])
+    return Trail(
+        evidence=evidence_of(doc["evidence"]),
+        cursor=Cursor(**doc["cursor"]),
+        young=Samples(stable, candidate),
+        tokens=doc["tokens"],
+        outputs=None if doc["outputs"] is None else agreement.agreement_of(doc["outputs"]),
+        paired_until=doc["paired_until"],
+    )

@@ -30,6 +30,21 @@ def free_ports() -> Ports:
             return Ports(**parts, engines_from=first + 4, engines_to=first + 3 + ENGINES)
 
 
+def project_of_links(folder: Path) -> Path:
+    """A project in ``folder``: the checkout by links, but with folders of configs that tests may write into."""
+    here = project_directory()
+    (folder / "configs").mkdir(parents=True)
+    for path in (*here.iterdir(), *(here / "configs").iterdir()):
+        if path.name in (".roundhouse", "__pycache__", "configs"):
+            continue
+        copy = folder / path.relative_to(here)
+        if path.is_dir() and path.parent != here:
+            shutil.copytree(path, copy)
+        else:
+            copy.symlink_to(path)
+    return folder
+
+
 def silent(step: str, state: str) -> None:
     """Nobody watches."""
 
@@ -47,7 +62,7 @@ def until(holds: Callable[[], T], within_s: float, what: str) -> T:
 def stack() -> Iterator[Stack]:
     """Every part ready. A test that ends a part brings it back with ``up``."""
     home = Path(tempfile.mkdtemp(prefix="rh-", dir="/tmp"))
-    stack = Stack(project=project_directory(), home=home, ports=free_ports())
+    stack = Stack(project=project_of_links(home / "project"), home=home, ports=free_ports())
     try:
         up(stack, silent)
         yield stack

@@ -17,9 +17,9 @@ from rollout.evidence.wagers import Floats
 from rollout.policy import Margin
 
 REFERENCE = 50  # of stable's requests of a stratum, before any of it is tested
+_KEPT = 400  # of them, the newest ones, so that the reference follows the load
 _TAIL = 0.9  # of stable's reference: what is slower is an event
 _RANKS, _TAILS, _PARTS = 0.6, 0.25, 0.15  # of the capital; the parts of strata share theirs as they appear
-_TABLE = 256
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Latency:
-    """The evidence of one latency. A stratum's reference is stable's sorted latencies in it, frozen once it is full."""
+    """The evidence of one latency. A stratum's reference is stable's last latencies in it, before those tested."""
 
     name: str
     margin: Margin
@@ -43,7 +43,6 @@ class Latency:
     faster_tail: RatioTest = RatioTest(0.0, 1.0)
     parts: dict[int, RankTest] = field(default_factory=dict)  # ``slower`` of each stratum, in order of appearance
     references: dict[int, tuple[float, ...]] = field(default_factory=dict)
-    waiting: dict[int, tuple[float, ...]] = field(default_factory=dict)  # of references that are not full yet
     cells: dict[str, Cell] = field(default_factory=dict)
     stable: Sketch = Sketch()
     candidate: Sketch = Sketch()
@@ -71,16 +70,11 @@ def log_mean(told: list[tuple[float, float]]) -> float:
 
 def with_reference(evidence: Latency, seconds: Floats, strata: NDArray[np.int64]) -> Latency:
     """With latencies of stable that are only compared with, such as those from before the release."""
-    references, waiting = dict(evidence.references), dict(evidence.waiting)
+    references = dict(evidence.references)
     for stratum in np.unique(strata[~np.isnan(seconds)]).tolist():
-        if stratum in references:
-            continue
-        values = (*waiting.pop(stratum, ()), *_values(seconds, strata == stratum))
-        if len(values) < REFERENCE:
-            waiting[stratum] = values
-        else:
-            references[stratum] = tuple(np.quantile(values, np.linspace(0, 1, min(len(values), _TABLE))).tolist())
-    return replace(evidence, references=references, waiting=waiting)
+        new = seconds[(strata == stratum) & ~np.isnan(seconds)][-_KEPT:]
+        references[stratum] = (*references.get(stratum, ()), *new.tolist())[-_KEPT:]
+    return replace(evidence, references=references)
 
 
 def with_requests(
@@ -107,23 +101,7 @@ def with_pairs(evidence: Latency, stable: Floats, candidate: Floats, strata: NDA
     s, c, strata = stable[known], candidate[known], strata[known]
     if not len(s):
         return evidence
-    own, ranked = _ranked(evidence, s, strata), {}
-    tails = np.array([_tail(evidence, n) for n in strata.tolist()])
-    usable = ~np.isnan(own)
-    for bound in (evidence.margin.harm, evidence.margin.allow):
-        scores = _ranked(evidence, c / bound, strata)
-        odd = usable & ((c / bound > tails) != (s > tails))
-        ranked[bound] = (scores, (c / bound > tails)[odd])
-    harm, harm_events = ranked[evidence.margin.harm]
-    allow, allow_events = ranked[evidence.margin.allow]
-    tested = replace(
-        evidence,
-        slower=ranks.with_pairs(evidence.slower, harm[usable], own[usable]),
-        slower_tail=with_events(evidence.slower_tail, harm_events, np.full(len(harm_events), 0.5), False),
-        faster=ranks.with_pairs(evidence.faster, allow[usable], own[usable]),
-        faster_tail=with_events(evidence.faster_tail, allow_events, np.full(len(allow_events), 0.5), False),
-        parts=_pair_parts(evidence, harm, own, strata, usable),
-    )
+    tested = _with_pair_tests(evidence, s, c, strata)
     both, hit = np.concatenate([s, c]), np.repeat([False, True], len(s))
     highest = replace(tested, harm=max(evidence.harm, tested.harm_now))
     seen = _with_sizes(highest, both, np.concatenate([strata, strata]), hit, stage)
@@ -131,14 +109,15 @@ def with_pairs(evidence: Latency, stable: Floats, candidate: Floats, strata: NDA
 
 
 def _with_tests(evidence: Latency, x: Floats, strata: NDArray[np.int64], hit: NDArray[np.bool_], w: Floats) -> Latency:
-    known = np.isin(strata, list(evidence.references))
+    known = np.isin(strata, [number for number, values in evidence.references.items() if len(values) >= REFERENCE])
     if not known.any():
         return evidence
     x, strata, hit, w = x[known], strata[known], hit[known], w[known]
     harm_x = np.where(hit, x / evidence.margin.harm, x)
     allow_x = np.where(hit, x / evidence.margin.allow, x)
-    harm_score, harm_over = _scored(evidence, harm_x, strata)
-    allow_score, allow_over = _scored(evidence, allow_x, strata)
+    tables = _tables(evidence, strata)
+    harm_score, harm_over = _scored(tables, harm_x, strata)
+    allow_score, allow_over = _scored(tables, allow_x, strata)
     parts = dict(evidence.parts)
     for stratum in np.unique(strata).tolist():
         of = strata == stratum
@@ -153,45 +132,52 @@ def _with_tests(evidence: Latency, x: Floats, strata: NDArray[np.int64], hit: ND
     )
 
 
-def _scored(evidence: Latency, x: Floats, strata: NDArray[np.int64]) -> tuple[Floats, NDArray[np.bool_]]:
-    """Scores, and whether each lies in stable's tail; all strata have a reference."""
-    score, over = np.empty(len(x)), np.empty(len(x), bool)
+def _with_pair_tests(evidence: Latency, s: Floats, c: Floats, strata: NDArray[np.int64]) -> Latency:
+    known = np.isin(strata, [number for number, values in evidence.references.items() if len(values) >= REFERENCE])
+    if not known.any():
+        return evidence
+    s, c, strata = s[known], c[known], strata[known]
+    tables = _tables(evidence, strata)
+    own, own_over = _scored(tables, s, strata)
+    harm, harm_over = _scored(tables, c / evidence.margin.harm, strata)
+    allow, allow_over = _scored(tables, c / evidence.margin.allow, strata)
+    parts = dict(evidence.parts)
     for stratum in np.unique(strata).tolist():
         of = strata == stratum
-        score[of] = _score(evidence.references[stratum], x[of])
-        over[of] = x[of] > _tail(evidence, stratum)
+        parts[stratum] = ranks.with_pairs(parts.get(stratum, RankTest(above=True)), harm[of], own[of])
+    return replace(
+        evidence,
+        slower=ranks.with_pairs(evidence.slower, harm, own),
+        slower_tail=_with_odd(evidence.slower_tail, harm_over, own_over),
+        faster=ranks.with_pairs(evidence.faster, allow, own),
+        faster_tail=_with_odd(evidence.faster_tail, allow_over, own_over),
+        parts=parts,
+    )
+
+
+def _with_odd(test: RatioTest, candidate: NDArray[np.bool_], stable: NDArray[np.bool_]) -> RatioTest:
+    """Pairs of which one half lies in the tail: either half as likely, where both arms are alike."""
+    odd = candidate != stable
+    return with_events(test, candidate[odd], np.full(int(odd.sum()), 0.5), False)
+
+
+def _tables(evidence: Latency, strata: NDArray[np.int64]) -> dict[int, Floats]:
+    return {number: np.sort(evidence.references[number]) for number in np.unique(strata).tolist()}
+
+
+def _scored(tables: dict[int, Floats], x: Floats, strata: NDArray[np.int64]) -> tuple[Floats, NDArray[np.bool_]]:
+    """Scores, and whether each lies in stable's tail; all strata have a reference."""
+    score, over = np.empty(len(x)), np.empty(len(x), bool)
+    for stratum, table in tables.items():
+        of = strata == stratum
+        score[of], over[of] = _score(table, x[of]), x[of] > table[int(_TAIL * (len(table) - 1))]
     return score, over
 
 
-def _score(reference: tuple[float, ...], x: Floats) -> Floats:
-    """The share of the reference that was faster; ties count half."""
-    table = np.array(reference)
+def _score(table: Floats, x: Floats) -> Floats:
+    """The share of the sorted reference that was faster; ties count half."""
     below, upto = np.searchsorted(table, x, "left"), np.searchsorted(table, x, "right")
     return np.asarray((below + upto) / (2 * len(table)))
-
-
-def _ranked(evidence: Latency, x: Floats, strata: NDArray[np.int64]) -> Floats:
-    """Scores; NaN where a stratum has no reference."""
-    score = np.full(len(x), np.nan)
-    for stratum in np.unique(strata).tolist():
-        if stratum in evidence.references:
-            score[strata == stratum] = _score(evidence.references[stratum], x[strata == stratum])
-    return score
-
-
-def _tail(evidence: Latency, stratum: int) -> float:
-    reference = evidence.references.get(stratum)
-    return math.nan if reference is None else reference[int(_TAIL * (len(reference) - 1))]
-
-
-def _pair_parts(
-    evidence: Latency, harm: Floats, own: Floats, strata: NDArray[np.int64], usable: NDArray[np.bool_]
-) -> dict[int, RankTest]:
-    parts = dict(evidence.parts)
-    for stratum in np.unique(strata[usable]).tolist():
-        of = usable & (strata == stratum)
-        parts[stratum] = ranks.with_pairs(parts.get(stratum, RankTest(above=True)), harm[of], own[of])
-    return parts
 
 
 def _with_sizes(evidence: Latency, x: Floats, strata: NDArray[np.int64], hit: NDArray[np.bool_], stage: int) -> Latency:
@@ -208,8 +194,3 @@ def _with_sizes(evidence: Latency, x: Floats, strata: NDArray[np.int64], hit: ND
         stable=sketch.with_values(evidence.stable, x[~hit]),
         candidate=sketch.with_values(evidence.candidate, x[hit]),
     )
-
-
-def _values(seconds: Floats, of: NDArray[np.bool_]) -> list[float]:
-    chosen = seconds[of]
-    return [float(v) for v in chosen[~np.isnan(chosen)]]

@@ -462,3 +462,123 @@ def test_a_file_is_opened_by_many_at_once(tmp_path):
         thread.join()
     assert errors == []
     assert len(open_store(StoreSettings(url)).events()) == 5
+
+
+def with_baseline(store):
+    """A service with version 1 in service, and a running release with candidate 2 and baseline 3."""
+    store.put_service(ServiceState("chat"))
+    promoted(store, deployed(store))
+    begun_one = begun(store)
+    assert store.add_version(version(), begun_one.id).number == 2
+    assert store.add_version(version(), begun_one.id, role="baseline").number == 3
+    return begun_one.id
+
+
+def instances_of(store):
+    return {v.number: v.instances for v in store.versions("chat")}
+
+
+def test_a_release_has_a_candidate_and_may_have_a_baseline(store):
+    """Each is a version of its own, and its lease may name both, or the candidate alone."""
+    name = with_baseline(store)
+    kept = store.release(name)
+    assert (kept.candidate, kept.baseline, kept.stable_before) == (2, 3, 1)
+    for beside in (None, 3):
+        store.grant(replace(lease(name), baseline=beside), "chat", 3.0)
+        assert store.leases()["chat"].baseline == beside
+
+
+def test_a_lease_names_no_other_baseline_than_the_release_s_own(store):
+    """Another version of the service would be compared with in its place."""
+    name = with_baseline(store)
+    other = store.add_version(version(), name, role="candidate").number
+    store.update_release(name, candidate=2)
+    with pytest.raises(Conflict, match="not version 4"):
+        store.grant(replace(lease(name), baseline=other), "chat", 3.0)
+
+
+@pytest.mark.parametrize(("phase", "candidates"), [(Phase.ROLLED_BACK, 0), (Phase.FAILED, 0), (Phase.DEPLOYED, 1)])
+def test_a_baseline_ends_with_its_release(store, phase, candidates):
+    """However that one ends; also where it held a share at that moment."""
+    name = with_baseline(store)
+    store.grant(replace(lease(name), baseline=3), "chat", 3.0)
+    store.finish_release(name, phase, "done", 4.0, {})
+    assert instances_of(store) == {1: 1, 2: candidates, 3: 0}
+
+
+def test_a_baseline_ends_with_a_promotion_too(store):
+    """The version before is kept warm, the copy of it is not."""
+    name = with_baseline(store)
+    store.grant(replace(lease(name), baseline=3), "chat", 3.0)
+    store.promote(name, 2, 99.0, "good", 4.0)
+    assert instances_of(store) == {1: 1, 2: 1, 3: 0}
+
+
+def test_a_baseline_ends_with_a_release_that_fell_silent_or_lost_its_service(store):
+    """The next one ends it; so does the end of the service."""
+    with_baseline(store)
+    begun(store, now=500.0)
+    assert instances_of(store) == {1: 1, 2: 0, 3: 0}
+    with_baseline_again = store.releases("chat")[0].id
+    assert store.add_version(version(), with_baseline_again, role="baseline").number == 4
+    store.drop_service("chat", 501.0)
+    assert store.versions("chat") == []
+
+
+def test_a_held_baseline_is_not_retired_and_its_number_never_used_again(store):
+    """While it holds a share nobody takes it out; after the service was dropped its number is still known."""
+    name = with_baseline(store)
+    store.grant(replace(lease(name), baseline=3), "chat", 3.0)
+    assert not store.retire("chat", 3)
+    store.drop_service("chat", 4.0)
+    store.put_service(ServiceState("chat"))
+    assert deployed(store, now=5.0) == 4
+
+
+def test_room_is_lent_until_the_baseline_is_gone_too(store):
+    """A release that borrowed is unsettled while instances of its candidate or its baseline are there."""
+    name = with_baseline(store)
+    store.update_release(name, borrowed=1)
+    for number in (2, 3):
+        store.put_instance(InstanceState(f"chat-v{number}-0", "chat", number, 0, "127.0.0.1", 18100 + number))
+    store.finish_release(name, Phase.ROLLED_BACK, "bad", 4.0, {})
+    for instance, unsettled in (("chat-v2-0", [name]), ("chat-v3-0", [])):
+        store.drop_instance(instance)
+        assert [r.id for r in store.unsettled()] == unsettled
+
+
+def test_a_person_is_asked_and_answers(store):
+    """Who said what to which question stays with the release and in its events; then nothing is asked any more."""
+    name = begun(store).id
+    store.ask(name, "Promote?")
+    assert (store.release(name).waiting, store.release(name).answer) == ("Promote?", None)
+    told = store.answer(name, True, "alice", "looks right", now=7.0)
+    answer = {"question": "Promote?", "yes": True, "who": "alice", "reason": "looks right", "at": 7.0}
+    assert (told.waiting, told.answer) == ("", answer)
+    assert [(e.kind, e.release) for e in store.events("chat")] == [("answer", name), ("question", name)]
+    with pytest.raises(Conflict, match="asks nothing"):
+        store.answer(name, False, "bob", "")
+
+
+def test_asking_again_forgets_no_answer_and_another_question_does(store):
+    """A task that was started again asks what it had asked; a later stage asks something else."""
+    name = begun(store).id
+    store.ask(name, "Go on?")
+    store.ask(name, "Go on?")
+    store.answer(name, True, "alice", "")
+    assert store.ask(name, "Go on?").answer["yes"] is True
+    assert (store.ask(name, "Promote?").waiting, store.release(name).answer) == ("Promote?", None)
+    assert len(store.events("chat")) == 3
+
+
+def test_nobody_is_asked_by_a_release_that_has_ended(store):
+    """Its question ends with it, and an answer comes too late."""
+    name = begun(store).id
+    store.ask(name, "Promote?")
+    store.finish_release(name, Phase.ROLLED_BACK, "slow", 4.0, {})
+    assert store.release(name).waiting == ""
+    for late in (lambda: store.ask(name, "Promote?"), lambda: store.answer(name, True, "alice", "")):
+        with pytest.raises(Conflict, match="has ended"):
+            late()
+    with pytest.raises(NotFound):
+        store.answer("nobody", True, "alice", "")

@@ -134,7 +134,7 @@ def test_good_version_is_promoted_on_evidence(first: Release, second: Release, h
     assert second.stable_before == first.candidate
     assert versions_with_alias(house, "champion") == [second.model_uri]
     assert {f["metric"]: f["outcome"] for f in second.evidence["findings"]} == dict.fromkeys(
-        ("errors", "TTFT", "TPOT"), "promote"
+        ("errors", "refusals", "abandoned", "TTFT", "TPOT"), "promote"
     )
     assert [s["outcome"] for s in second.evidence["stages"]] == ["promote"] * 3
 

@@ -1,6 +1,8 @@
 """The engine process as its clients and its keeper see it: loading, streaming, waiting, draining, dying, faults."""
 
+import json
 import signal
+import statistics
 import subprocess
 import threading
 import time
@@ -226,6 +228,65 @@ def test_a_slow_engine_is_slow_by_what_was_asked(kind: LlamaCpp, tiny: Engine, t
             text += "".join(chunks)
         assert first - start >= 0.4 and time.monotonic() - start >= 0.9
         assert text.endswith("data: [DONE]\n\n") and events(text)[-1]["timings"]["predicted_n"] == 10
+
+
+def _first_and_last(running: RunningEngine, prompt: str) -> tuple[float, float]:
+    """Seconds from asking to the first event of a stream of 12 tokens, and from there to its end."""
+    request = body(prompt, stream=True, max_tokens=12, ignore_eos=True)
+    start = time.monotonic()
+    with CLIENT.stream("POST", f"{running.base}/v1/completions", json=request) as stream:
+        chunks = stream.iter_text()
+        next(chunks)
+        first = time.monotonic()
+        list(chunks)
+    return first - start, time.monotonic() - first
+
+
+def test_a_stretch_follows_what_the_engine_takes(kind: LlamaCpp, sample: Engine, tmp_path: Path) -> None:
+    """Three times the wait for the first token and twice the time per token, against the same engine without."""
+    faults = Faults(ttft_stretch=2.0, token_stretch=1.0)
+    with (
+        running_engine(kind, sample, SPEC, tmp_path / "sound") as sound,
+        _faulty(kind, sample, tmp_path / "slow", faults) as slow,
+    ):
+        pairs = [[_first_and_last(e, f"{n}: {'word ' * 40}") for e in (sound, slow)] for n in range(7)]
+    for part, least, most in ((0, 2.0, 4.5), (1, 1.5, 3.0)):
+        ratio = statistics.median(slow[part] / sound[part] for sound, slow in pairs)
+        assert least < ratio < most
+
+
+def test_an_engine_that_works_for_short_prompts_only(kind: LlamaCpp, tiny: Engine, tmp_path: Path) -> None:
+    """A body over the bound is answered 500, one below it is answered."""
+    with _faulty(kind, tiny, tmp_path / "log", Faults(longest_prompt_bytes=200)) as running:
+        assert running.complete("a" * 20).status_code == 200
+        assert running.complete("a" * 200).status_code == 500
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_engine_answers_nothing_or_nonsense(kind: LlamaCpp, tiny: Engine, tmp_path: Path, stream: bool) -> None:
+    """Status 200 and the right content type, with no body or with one that is no JSON."""
+    with (
+        _faulty(kind, tiny, tmp_path / "empty", Faults(empty_rate=1)) as empty,
+        _faulty(kind, tiny, tmp_path / "malformed", Faults(malformed_rate=1)) as malformed,
+    ):
+        nothing, nonsense = (e.complete(stream=stream) for e in (empty, malformed))
+    assert nothing.status_code == nonsense.status_code == 200 and nothing.content == b""
+    expected = "text/event-stream" if stream else "application/json"
+    assert all(a.headers["content-type"].startswith(expected) for a in (nothing, nonsense))
+    with pytest.raises(ValueError):
+        json.loads(nonsense.text.removeprefix("data: "))
+
+
+def test_a_hanging_engine_never_answers(kind: LlamaCpp, tiny: Engine, tmp_path: Path) -> None:
+    """The client gives up, which frees the slot; health is fine all the time."""
+    with _faulty(kind, tiny, tmp_path / "log", Faults(hang_rate=1)) as running:
+        with pytest.raises(httpx.ReadTimeout), httpx.Client(timeout=1.0) as client:
+            client.post(f"{running.base}/v1/completions", json=body())
+        assert running.health() == 200
+        end = time.monotonic() + 10
+        while running.metric("roundhouse_requests_running") and time.monotonic() < end:
+            time.sleep(0.02)
+        assert running.metric("roundhouse_requests_running") == 0
 
 
 def test_no_prompt_reaches_the_log(server: RunningEngine) -> None:

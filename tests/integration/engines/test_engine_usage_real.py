@@ -66,13 +66,16 @@ def test_a_whole_answer_tells_its_tokens_in_a_header(server: RunningEngine, path
             "prompt_tokens": told["tokens_evaluated"],
             "completion_tokens": told["tokens_predicted"],
         }
-        assert f"\r\nx-usage: {usage['prompt_tokens']},{usage['completion_tokens']}\r\n" in head
+        found = re.search(r"\r\nx-usage: (\d+),(\d+),(\d+)\r\n", head)
+        assert found and tuple(map(int, found.groups()[:2])) == (usage["prompt_tokens"], usage["completion_tokens"])
+        assert int(found[3]) == told["timings"]["cache_n"]
 
 
 @pytest.mark.parametrize(("path", "request_"), REQUESTS)
 def test_a_stream_tells_its_tokens_in_a_trailer(server: RunningEngine, path: str, request_: dict) -> None:
     """The trailer is announced, has the whole answer's counts, and the body is llama.cpp's own, byte for byte."""
-    whole = re.search(r"x-usage: \d+,\d+\r\n", _raw(server.base, path, request_)[0])
+    _raw(server.base, path, request_)  # what is cached is then the same for the two that follow
+    whole = re.search(r"x-usage: \d+,\d+,\d+\r\n", _raw(server.base, path, request_)[0])
     streamed = {**request_, "stream": True}
     head, rest = _raw(server.base, path, streamed)
     content, trailers = _parts(rest)
@@ -81,6 +84,17 @@ def test_a_stream_tells_its_tokens_in_a_trailer(server: RunningEngine, path: str
     behind = re.findall(r"listening on (http://127\.0\.0\.1:\d+)", server.log.read_text())[-1]
     assert b"data: " in content
     assert _lasting(content) == _lasting(_parts(_raw(behind, path, streamed)[1])[0])
+
+
+@pytest.mark.parametrize(
+    ("path", "request_"), [*REQUESTS, ("/v1/messages", CHAT), ("/v1/responses", {"input": "Hello you"})]
+)
+def test_every_kind_of_stream_ends_with_its_counts(server: RunningEngine, path: str, request_: dict) -> None:
+    """So a stream without them did not end as it should; Anthropic's API tells only what came out at its end."""
+    bound = {"max_output_tokens": 5} if path == "/v1/responses" else {"max_tokens": 5}
+    _, rest = _raw(server.base, path, {**request_, **bound, "stream": True})
+    pattern = r"x-usage: ,5\r\n" if path == "/v1/messages" else r"x-usage: \d+,5,\d+\r\n"
+    assert re.fullmatch(pattern + r"\r\n", _parts(rest)[1].decode())
 
 
 def test_http_1_0_and_head_get_no_trailer(server: RunningEngine) -> None:

@@ -130,7 +130,7 @@ def test_an_engine_tells_its_counts_in_a_trailer(proxy: Proxy) -> None:
 
 def test_odd_counts_are_none(proxy: Proxy) -> None:
     """What an engine tells wrongly is no count, and costs no record."""
-    for told in (b"many", b"1", b"1,2,3", b"-1,2", b"1.5,2", b"99999999999,1", b"", b"1,2\t3"):
+    for told in (b"many", b"1", b"1,2,3,4", b"1,2,x", b"-1,2", b"1.5,2", b"99999999999,1", b"", b"1,2\t3"):
         answer = b"HTTP/1.1 200 OK\r\nx-usage: " + told + b"\r\ncontent-length: 2\r\n\r\nok"
         with serving(Answering(answer)) as port:
             proxy.gateway.apply(GatewayState((at_ports("chat", port, traffic=Traffic(usage="engine")),)))

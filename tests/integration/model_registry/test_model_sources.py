@@ -129,6 +129,20 @@ def test_a_dvc_folder_is_fetched_whole(tracked: Path, tmp_path: Path) -> None:
     assert told == []
 
 
+def test_a_tracked_data_file_is_fetched_as_it_is(tracked: Path, tmp_path: Path) -> None:
+    """An evaluation set is no model: its revision's content comes, checked; a folder and an untracked file do not."""
+    (tracked / "set.jsonl").write_text('{"prompt": "one"}')
+    steps = ((sys.executable, "-m", "dvc", "add", "-q", "set.jsonl"), *commit("three"))
+    assert [run(*step, cwd=tracked).returncode for step in steps] == [0] * len(steps)
+    (tracked / "set.jsonl").unlink()
+    registry = DvcRegistry(str(tmp_path / "cache"), str(tracked))
+    got = registry.fetch_data("dvc:set.jsonl@three", quiet)
+    assert got.read_text() == '{"prompt": "one"}' and got.is_relative_to(tmp_path / "cache")
+    for wrong in ("dvc:models/hf@one", "dvc:notes.txt@one"):
+        with pytest.raises(Refused):
+            registry.fetch_data(wrong, quiet)
+
+
 def test_fetched_files_share_nothing_with_the_cache_of_dvc(tracked: Path, tmp_path: Path) -> None:
     """Although DVC links files here, ours are copies: writing into them cannot reach its cache."""
     got = DvcRegistry(str(tmp_path / "cache"), str(tracked)).fetch("dvc:models/small.gguf@two", quiet)

@@ -104,6 +104,7 @@ def test_a_person_gets_a_line_each(home):
     head, _, failed, _, last = shown(home).splitlines()
     assert head.split()[:4] == ["time", "request", "id", "kind"]
     assert last.split()[-5:] == ["100.0", "ms", "400.0", "ms", "4+16"] and "  bob  " in last
+    assert record_row(GOOD._replace(tokens_cached=3))[-1] == "4(3)+16"
     assert "  - for v2  " in failed
     assert "  POST /v1/completions  too_large  curl" in shown(home, "--errors")
     assert "  2xx:2  " in shown(home, "--summary")

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from configs.files import (
-    EngineFile,
-    RolloutFile,
-    ServiceFile,
-    load_engine,
-    load_rollout,
-    load_service,
-    load_services,
-    permille,
-)
+from configs.fields import permille
+from configs.files import EngineFile, ServiceFile, load_engine, load_rollout, load_service, load_services
 from configs.load import check, load
 from configs.order import order
+from configs.rollout_file import RolloutFile
 from configs.stack import StackFile
 from engines.port import LocalSettings, open_engine
 from rollout.errors import NotFound, Refused

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.room import STACK_BYTES, Wanted, promise, promised, room_for
+from configs.room import STACK_BYTES, Wanted, baseline_of, promise, promised, room_for
 from engines.devices.choose import place
 from engines.hardware import Gpu, Hardware
 from engines.port import EngineSpec, Needs, Placement
@@ -209,3 +209,45 @@ def test_what_is_planned_side_by_side_is_placed(
     assert way == "side by side" and len(chosen.gpus) == devices
     for uuid, size in zip(chosen.gpus, chosen.gpu_bytes, strict=True):
         assert size <= hardware.gpus[int(uuid[4:])].free_bytes
+
+
+def test_a_baseline_gets_its_room_beside_the_candidate() -> None:
+    """24 GiB hold three of 8; with less the candidate has fewer slots, not the baseline."""
+    beside = baseline_of("chat", 1, 1, [version(1, 2)])
+    assert beside == wanted()
+    assert room_for(wanted(), 1, [version(1, 1)], (), machine(24), baseline=beside).plan.way == "side by side"
+    plan = room_for(wanted(), 1, [version(1, 1)], (), machine(22), baseline=beside).plan
+    assert (plan.way, plan.settings) == ("shrink", {"slots": 2})
+    gpus = room_for(wanted(LOADED), None, [], (), machine(64, 79, 79), baseline=wanted(LOADED)).plan
+    assert gpus.way == "side by side"
+    with pytest.raises(Refused):
+        room_for(wanted(LOADED), None, [], (), machine(64, 79), baseline=wanted(LOADED))
+
+
+def test_stable_lends_its_room_to_the_candidate_alone() -> None:
+    """With the baseline in the free room an instance of stable may end; without that room the policy is refused."""
+    borrowed = room_for(wanted(), 1, [version(1, 2)], (), machine(24), baseline=wanted()).plan
+    assert (borrowed.way, borrowed.stop) == ("borrow", 1)
+    with pytest.raises(Refused, match="no room for it beside stable"):
+        room_for(wanted(), 1, [version(1, 2)], (), machine(16), baseline=wanted())
+
+
+def test_a_version_kept_warm_makes_room_for_a_baseline_too() -> None:
+    """It goes before the policy is refused."""
+    versions = [version(1, 1, retire_at=9.0), version(2, 1)]
+    assert room_for(wanted(), 2, versions, (), machine(24), baseline=wanted()).retire == (1,)
+
+
+def test_a_service_without_a_version_has_no_baseline() -> None:
+    """There is nothing to copy."""
+    assert baseline_of("chat", None, 1, []) is None
+
+
+def test_a_baseline_s_room_is_promised_until_it_is_declared() -> None:
+    """Others keep off it while its candidate is declared already, and no longer than its release runs."""
+    candidate, beside = replace(wanted(), service="other"), replace(wanted(instances=2), service="other")
+    release = Release("o", "other", "m", Phase.RUNNING, beat_at=50.0, promised=promise(candidate, beside))
+    found = [promised([replace(release, **done)], "mine", 40.0) for done in ({}, {"candidate": 3}, {"baseline": 4})]
+    assert found == [[candidate, beside], [beside], [candidate]]
+    assert promised([replace(release, candidate=3, baseline=4)], "mine", 40.0) == []
+    assert promised([replace(release, phase=Phase.FAILED)], "mine", 40.0) == []

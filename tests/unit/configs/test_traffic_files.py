@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from configs.desired import group_state, service_state, sticky_of, traffic_of
-from configs.files import RolloutFile, ServiceFile, load_groups
+from configs.files import ServiceFile, load_groups
 from configs.load import check
+from configs.rollout_file import RolloutFile
 from configs.stack import Stack, StackFile
 from configs.traffic_files import GroupFile, read_key_set
 from gateway.port import CallRecords, Limits, Sticky, Tls, Tracing, Traffic

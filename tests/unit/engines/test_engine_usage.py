@@ -25,16 +25,19 @@ def _json(value: object) -> bytes:
 @pytest.mark.parametrize(
     ("answer", "counts"),
     [
-        ({"usage": USAGE, "timings": TIMINGS}, (32, 3)),
-        ({"timings": TIMINGS}, (6, 4)),
-        ({"usage": {"cache_read_input_tokens": 31, "input_tokens": 1, "output_tokens": 3}}, (32, 3)),
-        ({"usage": {"output_tokens": 3}}, None),
+        ({"usage": USAGE, "timings": TIMINGS}, (32, 3, 31)),
+        ({"usage": {**USAGE, "prompt_tokens_details": None}}, (32, 3, None)),
+        ({"timings": TIMINGS}, (6, 4, 5)),
+        ({"usage": {"cache_read_input_tokens": 31, "input_tokens": 1, "output_tokens": 3}}, (32, 3, 31)),
+        ({"usage": {"output_tokens": 3}}, (None, 3, None)),  # the end of a stream of Anthropic's API
+        ({"usage": {"input_tokens": 9, "output_tokens": 3, "input_tokens_details": {"cached_tokens": 4}}}, (9, 3, 4)),
+        ({"usage": {"input_tokens": 9}}, None),
         ({"usage": None}, None),
         ({"error": {"message": "no"}}, None),
     ],
 )
-def test_counts_are_the_whole_prompt_and_the_answer(answer: object, counts: tuple[int, int] | None) -> None:
-    """Usage goes before timings, cached tokens count, and what is not told is not guessed."""
+def test_counts_are_the_whole_prompt_and_the_answer(answer: object, counts: tuple[int, int, int | None] | None) -> None:
+    """Usage goes before timings, cached tokens count and are told, and what is not told is not guessed."""
     assert tokens_told(_json(answer)) == counts
     assert tokens_told(b"data: " + _json(answer) + b"\n\ndata: [DONE]\n\n") == counts
 
@@ -51,7 +54,7 @@ def test_an_end_that_starts_within_the_counts_tells_nothing() -> None:
 def test_text_never_counts(text: str, bait: str) -> None:
     """Whatever users or models write, the counts are the engine's."""
     answer = {"content": text + bait, "usage": USAGE, "prompt": bait + text}
-    assert tokens_told(_json(answer)[-KEPT:]) == (32, 3)
+    assert tokens_told(_json(answer)[-KEPT:]) == (32, 3, 31)
     assert tokens_told(_json({"content": text + bait})) is None
 
 

@@ -69,6 +69,11 @@ def test_the_format_has_the_columns_that_are_read():
         ({"cluster": "small@v4", "route": "prod/group"}, "service", "small"),
         ({"cluster": "small@v4", "route": "prod/group"}, "door", "prod"),
         ({"cluster": "-", "route": "prod/group"}, "service", ""),
+        ({"cluster": "small@v4+v3", "route": "prod/group/chat/50/small/250"}, "canary_permille", 250),
+        ({"cluster": "small@v4+v3", "route": "prod/group/chat/50/small/250"}, "route", "group"),
+        ({"cluster": "small@v4+v3", "route": "prod/group/chat/50/small/250"}, "door", "prod"),
+        ({"cluster": "large@v4", "route": "prod/group/chat/50/small/250"}, "canary_permille", 0),
+        ({"cluster": "-", "route": "prod/group/chat/50"}, "service", ""),
         ({"cluster": "-", "route": "health"}, "door", ""),
         ({"cluster": "-", "route": "-"}, "route", ""),
         ({"client": "-"}, "client", None),
@@ -91,16 +96,57 @@ def test_what_columns_mean(change, field, value):
         ("-", "-", '{"in":1,"out":2}', (1, 2)),
         ("-", "-", '{"out":2.0,"in":1}', (1, 2)),
         ("-", "-", '{"out":2}', (None, 2)),
+        ("-", "-", '{"odd":1,"out":2}', (None, 2)),
+        ("-", "-", '{"in":1}', (1, None)),
+        (",7", "3,4", '{"in":1,"out":2}', (None, 7)),
+        ("-", ",4", '{"in":1,"out":2}', (None, 4)),
         ("-", "-", "-", (None, None)),
         ("-5,3", "3,4", "-", (3, 4)),
         ("1e3,4", "9999999999,1", "{}", (None, None)),
-        ("٣,٤", "1,2,3", '{"in":"7"}', (None, None)),
+        ("٣,٤", "1,2,3,4", '{"in":"7"}', (None, None)),
     ],
 )
 def test_tokens_come_from_the_trailer_else_the_header_else_the_proxy(trailer, header, counts, tokens):
     """Plain bounded digits only; what else an engine says there is as if it said nothing."""
     record = parse(line(usage_trailer=trailer, usage_header=header, counts=counts))
     assert (record.tokens_in, record.tokens_out) == tokens
+
+
+@pytest.mark.parametrize(
+    ("trailer", "header", "counts", "cached"),
+    [
+        ("11,7,0", "3,4,2", '{"cached":1,"in":1,"out":2}', 0),
+        ("-", "3,4,2", '{"cached":1,"in":1,"out":2}', 2),
+        ("-", "3,4", '{"cached":1,"in":1,"out":2}', None),  # who counted did not say
+        ("-", "-", '{"cached":1,"in":1,"out":2}', 1),
+        ("-", "-", '{"cached":9,"in":12,"odd":1,"out":2}', 9),
+        ("-", "-", '{"cached":1,"out":2}', 1),
+        ("-", "-", '{"out":2.0,"in":3,"cached":1.0}', 1),
+        ("-", "-", '{"cached":4}', 4),
+        ("11,7,x", "-", "-", None),
+        ("11,7,9999999999", "-", "-", None),
+    ],
+)
+def test_cached_tokens_come_from_whoever_counted(trailer, header, counts, cached):
+    """The third number of the engine's own, or what the proxy read; where nobody says, unknown."""
+    assert parse(line(usage_trailer=trailer, usage_header=header, counts=counts)).tokens_cached == cached
+
+
+@pytest.mark.parametrize(
+    ("counts", "kind", "unreadable"),
+    [
+        ('{"odd":1}', "application/json", True),
+        ('{"odd":1}', "application/json; charset=utf-8", True),
+        ('{"odd":1}', "text/event-stream", False),  # the reader of JSON looks at whatever comes
+        ('{"odd":1}', "text/plain", False),
+        ('{"in":1,"out":2}', "application/json", False),
+        ("-", "application/json", False),
+    ],
+)
+def test_an_answer_that_is_not_the_json_it_claims_to_be_is_unreadable(counts, kind, unreadable):
+    """Only what calls itself JSON can fail to be it."""
+    record = parse(line(usage_trailer="-", counts=counts, content_type=kind))
+    assert record.unreadable is unreadable
 
 
 def test_a_copy_is_named_by_the_cluster_it_was_meant_for():
@@ -124,7 +170,7 @@ def test_a_front_that_is_not_right_is_no_record(name, value):
 def test_no_header_can_change_the_front_or_hide_a_record(name, text):
     """Whatever a client or an engine writes into its header, tabs too: the record stays, and its front as it was."""
     found = parse(line(**{name: text}))
-    unknown = {"client": None, "tokens_in": None, "tokens_out": None, "streamed": False}
+    unknown = {"client": None, "tokens_in": None, "tokens_out": None, "streamed": False, "tokens_cached": None}
     assert found is not None and found._replace(**unknown) == WHOLE._replace(**unknown)
     if "\t" in text:
         assert found == WHOLE._replace(**unknown)

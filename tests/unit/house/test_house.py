@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-OWNERS = ["rollout", "model_registry", "engines", "platforms", "gateway", "loadtest", "store", "configs"]
+OWNERS = ["rollout", "model_registry", "engines", "platforms", "gateway", "loadtest", "store", "reports", "configs"]
 ROOMS = [*OWNERS, "agent", "tasks", "flows", "cli"]
 FILES = [p for room in ROOMS for p in sorted((ROOT / room).rglob("*.py"))]
 

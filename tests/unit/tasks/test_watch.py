@@ -20,7 +20,7 @@ from tasks.incidents import Orphaned
 from tasks.looks import LookFile
 from tasks.ticket import Ticket
 from tasks.traffic import Scene, watch_stage
-from tasks.trail import look_back, save, saved
+from tasks.trail import first_trail, look_back, save, saved
 
 QUIET = Policy(steps=(500,), mirror=0, min_samples=500_000)
 
@@ -75,7 +75,10 @@ class World:
             clock=self.clock,
             sleep=self.sleep,
         )
-        return watch_stage(scene, trail or look_back(self.gateway, wanted.policy, "chat", 1))
+        return watch_stage(scene, trail or self.fresh(wanted.policy))
+
+    def fresh(self, policy=None):
+        return first_trail(*look_back(self.gateway, "chat", 1), policy or Policy())
 
 
 def test_a_good_candidate_passes_and_its_lease_was_renewed_on_the_way(tmp_path):
@@ -119,7 +122,7 @@ def test_a_stage_goes_on_where_its_saved_trail_ends(tmp_path):
     with pytest.raises(OSError):
         world.watch(keep=dies)
     world.sleep(1.0)  # the loop was between two looks
-    resumed = world.watch(trail=saved(path, 0, look_back(world.gateway, Policy(), "chat", 1)))
+    resumed = world.watch(trail=saved(path, 0, world.fresh()))
     assert resumed.trail.evidence == whole.trail.evidence and resumed.verdict == whole.verdict
 
 

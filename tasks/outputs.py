@@ -1,0 +1,119 @@
+"""Whether the candidate answers as stable does: before any user sees it, and again on copies of users' requests."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from configs.evaluation import load_evaluation
+from configs.order import Order
+from engines.outputs import Asking, ask_both
+from gateway.call_pairs import pairs_of
+from gateway.calls import calls_folder, last_calls
+from rollout.agreement import Agreement, fresh, plain, with_comparisons, without
+from rollout.agreement_finding import Needs, decided, finding, least_prompts
+from rollout.answers import Question
+from rollout.errors import RoundhouseError
+from rollout.nouns import Finding, Health, Outcome, Version
+from store.port import open_store
+from tasks.serving import report_directory
+from tasks.ticket import Ticket, tell
+
+FILE = "outputs.json"
+_MOST_CALLS = 2000  # call records that are read back at a look
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The evidence, which goes on with mirrored pairs, and what it says now."""
+
+    agreement: Agreement
+    finding: Finding
+
+
+@task(cache_policy=NO_CACHE, timeout_seconds=1800)
+def compare_outputs(
+    order: Order, version: Version, ticket: Ticket, needs: Needs, evaluation: str = "bundled", asking: Asking = Asking()
+) -> Compared | None:
+    """Ask stable and candidate the same; None where the policy asks for nothing or there is no stable version.
+
+    Stops as soon as the answer is known: the tests stay valid. An engine that does not answer leaves it open.
+    Raises Refused, NotFound for an evaluation set that cannot be read.
+    """
+    stable = _address(order, ticket.stable)
+    if order.policy.outputs is None or stable is None or not version.ready:
+        return None
+    tell(open_store(order.stack.store()), ticket, "compare outputs")
+    candidate = f"http://{version.ready[0].host}:{version.ready[0].port}"
+    questions = load_evaluation(evaluation, order.stack)
+    agreement = warned(fresh(order.policy.outputs), len(questions), needs)
+    agreement = compare_until_decided(agreement, (stable, candidate), questions, needs, asking)
+    compared = Compared(agreement, finding(agreement, needs))
+    get_run_logger().info("%s", compared.finding.sentence)
+    put_outputs(report_directory(order, ticket), compared)
+    return compared
+
+
+def warned(agreement: Agreement, prompts: int, needs: Needs) -> Agreement:
+    """The evidence, telling where so few prompts cannot prove what the limits ask for."""
+    least = least_prompts(agreement.limits, needs)
+    if least is not None and least <= prompts:
+        return agreement
+    told = f"these limits take {least or 'more than 10000'} prompts to prove, the evaluation set has {prompts}"
+    return without(agreement, told)
+
+
+def compare_until_decided(
+    agreement: Agreement, bases: tuple[str, str], questions: Iterable[Question], needs: Needs, asking: Asking
+) -> Agreement:
+    """The evidence after as many questions as it takes; what could not be asked is told in it."""
+    try:
+        for question, stable, candidate in ask_both(*bases, tuple(questions), asking):
+            agreement = with_comparisons(agreement, [(question, stable, candidate, True)])
+            if decided(agreement, needs)[0] is not Outcome.UNDECIDED:
+                break
+    except RoundhouseError as error:
+        return without(agreement, str(error))
+    if agreement.totals.prompts and not agreement.totals.scored:
+        return without(agreement, "perplexity: not available, an engine does not tell the likelihood of a given answer")
+    return agreement
+
+
+def with_mirrored(
+    order: Order, compared: Compared, versions: tuple[int, int], between: tuple[float, float], needs: Needs
+) -> Compared:
+    """The evidence with users' requests (stable's and the candidate's answers) that began in (after, until].
+
+    Where the service keeps no call records there are none, which the evidence tells.
+    """
+    agreement = compared.agreement
+    if order.service.call_records is None:
+        agreement = without(agreement, "mirrored pairs: not available, the service keeps no call records")
+    else:
+        records = last_calls(calls_folder(order.stack.gateway()), order.service.name, _MOST_CALLS)
+        agreement = with_comparisons(agreement, pairs_of(records, *versions, *between))
+    return Compared(agreement, finding(agreement, needs))
+
+
+def put_outputs(directory: Path, compared: Compared) -> Path:
+    """``outputs.json`` of a release: the evidence, the finding, the answers that differ most."""
+    document: dict[str, Any] = {"finding": asdict(compared.finding), "agreement": plain(compared.agreement)}
+    directory.mkdir(parents=True, exist_ok=True)
+    aside = directory / f"{FILE}.new"
+    aside.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(aside, directory / FILE)
+    return directory / FILE
+
+
+def _address(order: Order, version: int | None) -> str | None:
+    """Of one ready instance."""
+    instances = open_store(order.stack.store()).instances(order.service.name)
+    ready = [i for i in instances if i.version == version and i.health is Health.READY]
+    return f"http://{ready[0].host}:{ready[0].port}" if ready else None
