@@ -165,7 +165,8 @@ class Front:
         if upstream.content_type == "text/event-stream" and request.version >= HttpVersion11:
             response.headers["Trailer"] = usage.HEADER
         writer = await response.prepare(request)
-@@        last = b""
+        counts = usage.tokens_told(await self._copy(request, upstream, response))
+        last = b""
         if counts:
             request["usage"] = counts
             if writer.chunked:
@@ -173,12 +174,12 @@ class Front:
                 last = f"0\r\n{usage.HEADER}: {usage.as_value(counts)}\r\n\r\n".encode()
         await response.write_eof(last)
 
-    async def _copy(self, upstream: ClientResponse, response: web.StreamResponse, arrived: float) -> bytes:
+    async def _copy(self, request: web.Request, upstream: ClientResponse, response: web.StreamResponse) -> bytes:
         """The last bytes of what was passed on."""
         chunks, end = upstream.content.iter_any(), b""
         is_stream = upstream.content_type == "text/event-stream"
-        if is_stream and self._faults.touches_streams:
-            chunks = self._faults.stream(chunks, arrived)
+        if is_stream and self._faults.touches_streams and not self._faults.spares(request.headers):
+            chunks = self._faults.stream(chunks, request.get("arrived", time.monotonic()))
         async for chunk in chunks:
             await response.write(chunk)
             end = (end + chunk)[-usage.KEPT :]

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erfcx, ndtr
 
-from rollout.evidence.difference import _STAKES as _DIFFERENCE_STAKES
-from rollout.evidence.events import _FACTORS as FACTORS
-from rollout.evidence.ranks import _STAKES as STAKES
+from rollout.evidence.difference import STAKES as DIFFERENCE_STAKES
+from rollout.evidence.events import FACTORS
+from rollout.evidence.ranks import STAKES
 from rollout.policy import ErrorMargin, Margin
 from rollout.traffic_model import Kind
 
@@ -108,7 +108,7 @@ def _hit(ratio: float | Floats, weight: float) -> float | Floats:
 
 def difference_growth(stable: float, candidate: float, allow: float, weight: float) -> float:
     """Of "the candidate's rate is less than ``allow`` above stable's": the best wager of ``difference``'s."""
-    k = _DIFFERENCE_STAKES / max(1 - weight * allow, 1.0)
+    k = DIFFERENCE_STAKES / max(1 - weight * allow, 1.0)
     hits, misses = weight * candidate, (1 - weight) * stable
     gain = hits * np.log1p(-k * (1 - weight * allow)) + misses * np.log1p(k * weight * (1 / (1 - weight) + allow))
     return max(float((gain + (1 - hits - misses) * np.log1p(k * weight * allow)).max()), 0.0)

@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 
 from configs.order import Order
 from gateway.port import Gateway, open_gateway
-from gateway.samples import Arms
+from gateway.samples import Arms, counted_by_engines
 from rollout.agreement_finding import finding
 from rollout.decide import Times, decide, part_of_proof
 from rollout.errors import Refused, Unavailable
@@ -151,9 +151,14 @@ class Scene:
             mirrored=mirrored,
             since=began,
             baseline=compared != stable,
-            sticky=self.order.service.sticky is not None,
-            counted=self.order.service.usage is not None and self.order.service.usage != "none",
+            sticky=self.order.service.sticky is not None or _in_sticky_group(self.store, self.ticket.service),
+            counted=counted_by_engines(self.gateway.confirmed(), self.ticket.service),
         )
+
+
+def _in_sticky_group(store: Store, service: str) -> bool:
+    """Whether some of its requests come by sessions that stay, through a group's door."""
+    return any(group.sticky and any(m.service == service for m in group.members) for group in store.groups())
 
 
 def watch_stage(scene: Scene, trail: Trail) -> Stretch:

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rollout.evidence.wagers import Floats, Wagers, after
 
-_FACTORS = (1.08, 1.25, 1.6, 2.5, 6.0, 25.0)  # of a bound, that are wagered on
+FACTORS = (1.08, 1.25, 1.6, 2.5, 6.0, 25.0)  # of a bound, that are wagered on
 _LADDER = tuple(float(x) for x in np.exp(np.linspace(-math.log(30), math.log(30), 81)))  # of the interval
 
 
@@ -79,10 +79,10 @@ def with_events(test: RatioTest, candidate: ArrayLike, weight: ArrayLike, interv
         return test
     seen = replace(test, candidate=test.candidate + int(hit.sum()), stable=test.stable + int((~hit).sum()))
     if test.harm:
-        bets = [test.harm * f for f in _FACTORS]
+        bets = [test.harm * f for f in FACTORS]
         seen = replace(seen, worse=after(test.worse, _steps(np.array([test.harm, *bets]), hit, w)))
     if test.allow:
-        bets = [test.allow / f for f in _FACTORS]
+        bets = [test.allow / f for f in FACTORS]
         seen = replace(seen, better=after(test.better, _steps(np.array([test.allow, *bets]), hit, w)))
     return _with_interval(seen, hit, w) if interval else seen
 

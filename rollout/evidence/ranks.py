@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from rollout.evidence.wagers import Floats, Wagers, after
 
-_STAKES = (0.2, 0.5, 0.95)  # k; with 1 a single request could take all
+STAKES = (0.2, 0.5, 0.95)  # k; with 1 a single request could take all
 _MEMORY = 200.0  # requests over which the centre follows the load
 
 
@@ -53,5 +53,5 @@ def with_pairs(test: RankTest, candidate: Floats, stable: Floats) -> RankTest:
 
 
 def _after(test: RankTest, drift: Floats) -> RankTest:
-    stakes = np.array(_STAKES)[:, None] * (1.0 if test.above else -1.0)
+    stakes = np.array(STAKES)[:, None] * (1.0 if test.above else -1.0)
     return replace(test, wagers=after(test.wagers, np.log1p(stakes * drift)), n=test.n + len(drift))

@@ -19,13 +19,14 @@ from whole_stack import until
 from configs.stack import Stack
 from gateway.tokens import TokenFile
 
-SERVICE, MODEL, ROLLOUT, SOUND = "proving", "smollm2-proving", "proving", "proving"
+SERVICE, MODEL, SOUND = "proving", "smollm2-proving", "proving"
+TRAFFIC, TRAFFIC_AND_OUTPUTS = "proving", "proving-outputs"  # policies: asking both engines the same takes a minute
 RATE = 8  # requests/s: what two engines of one thread each keep up with on two processors, with room for the stack
 
 #: without the prefix cache each request costs what its prompt says, although all prompts are alike
 _ENGINE = {"kind": "engine", "engine": "llama_cpp", "quantization": "Q8_0", "slots": 2, "context": 256, "threads": 1}
 _ENGINE |= {"prefix_reuse": False}
-_SERVICE = {"kind": "service", "name": SERVICE, "model": MODEL, "engine": SOUND, "rollout": ROLLOUT}
+_SERVICE = {"kind": "service", "name": SERVICE, "model": MODEL, "engine": SOUND, "rollout": TRAFFIC}
 _SERVICE |= {"instances": 1, "response_timeout_s": 20}
 #: No mirror stage: while copies are sent, stable serves everybody and the candidate half of that, and on two processors
 #: the less loaded engine is the faster one. 2 % errors lie beyond what is allowed, 20 % on TTFT beyond its harm.
@@ -40,7 +41,6 @@ _ROLLOUT = {
         "refusals": None,
         "abandoned": 0,
     },
-    "outputs": {},
     "min_samples": 50,
     "step_timeout_s": 300,
     "on_timeout": "roll_back",
@@ -48,6 +48,8 @@ _ROLLOUT = {
     "stress": None,
     "keep_warm_s": 0,
 }
+
+_USERS = {"users_only": True}  # the warm-up would turn most of them back before the judge sees a request
 
 
 @dataclass(frozen=True)
@@ -60,19 +62,36 @@ class Fault:
     words: tuple[str, ...]
 
     @property
+    def rollout(self) -> str:
+        """The policy that its candidate is released under."""
+        return TRAFFIC_AND_OUTPUTS if self.metric == "outputs" else TRAFFIC
+
+    @property
     def file(self) -> str:
         """The name of its engine file."""
         return f"proving-{self.name}"
 
 
 FAULTS = (
-    Fault("late", {"faults": {"ttft_stretch": 0.2}}, "TTFT", ("TTFT of the candidate", "proven above the margin")),
-    Fault("slow", {"faults": {"token_stretch": 0.5}}, "TPOT", ("TPOT of the candidate", "proven above the margin")),
-    Fault("failing", {"faults": {"error_rate": 0.02}}, "errors", ("errors: candidate", "5xx")),
-    Fault("cutting", {"faults": {"cut_rate": 0.1}}, "errors", ("errors: candidate", " cut")),
-    Fault("empty", {"faults": {"empty_rate": 0.2}}, "errors", ("errors: candidate", " empty")),
-    Fault("malformed", {"faults": {"malformed_rate": 0.2}}, "errors", ("errors: candidate", " malformed")),
-    Fault("short", {"faults": {"longest_prompt_bytes": 512}}, "errors", ("5xx", "most of all in prompts of 0.5 to 2")),
+    Fault(
+        "late", {"faults": _USERS | {"ttft_stretch": 0.2}}, "TTFT", ("TTFT of the candidate", "proven above the margin")
+    ),
+    Fault(
+        "slow",
+        {"faults": _USERS | {"token_stretch": 0.5}},
+        "TPOT",
+        ("TPOT of the candidate", "proven above the margin"),
+    ),
+    Fault("failing", {"faults": _USERS | {"error_rate": 0.02}}, "errors", ("errors: candidate", "5xx")),
+    Fault("cutting", {"faults": _USERS | {"cut_rate": 0.1}}, "errors", ("errors: candidate", " cut")),
+    Fault("empty", {"faults": _USERS | {"empty_rate": 0.2}}, "errors", ("errors: candidate", " empty")),
+    Fault("malformed", {"faults": _USERS | {"malformed_rate": 0.2}}, "errors", ("errors: candidate", " malformed")),
+    Fault(
+        "short",
+        {"faults": _USERS | {"longest_prompt_bytes": 512}},
+        "errors",
+        ("5xx", "most of all in prompts of 0.5 to 2"),
+    ),
     Fault("coarse", {"quantization": "Q2_K"}, "outputs", ("outputs",)),
 )
 
@@ -81,7 +100,8 @@ def write_configs(project: Path) -> None:
     """The files of the service, its policy, its sound engine and one engine for each fault."""
     engines = {SOUND: {}, **{fault.file: fault.engine for fault in FAULTS}}
     files = {f"engines/{name}": _ENGINE | changes for name, changes in engines.items()}
-    files |= {f"services/{SERVICE}": _SERVICE, f"rollouts/{ROLLOUT}": _ROLLOUT}
+    files |= {f"services/{SERVICE}": _SERVICE, f"rollouts/{TRAFFIC}": _ROLLOUT}
+    files[f"rollouts/{TRAFFIC_AND_OUTPUTS}"] = _ROLLOUT | {"outputs": {}}
     for name, content in files.items():
         (project / "configs" / f"{name}.yaml").write_text(yaml.safe_dump(content))
 

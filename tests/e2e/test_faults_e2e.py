@@ -9,7 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faulty import FAULTS, MODEL, ROLLOUT, SERVICE, SOUND, Fault, counts, mixed_load, write_configs
+from faulty import (
+    FAULTS,
+    MODEL,
+    SERVICE,
+    SOUND,
+    TRAFFIC,
+    TRAFFIC_AND_OUTPUTS,
+    Fault,
+    counts,
+    mixed_load,
+    write_configs,
+)
 from house import House
 from whole_stack import until
 
@@ -21,7 +32,7 @@ from store.port import Release
 def proving(house: House) -> Release:
     """The service with a sound version."""
     write_configs(house.stack.project)
-    return house.release(SERVICE, house.register(MODEL), SOUND, ROLLOUT)
+    return house.release(SERVICE, house.register(MODEL), SOUND, TRAFFIC)
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +52,17 @@ def outcomes(release: Release) -> dict[str, str]:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_fault_is_turned_back_for_the_right_reason(fault: Fault, proving: Release, load: Path, house: House) -> None:
     """The release ends rolled back, the metric that the fault touches is the only one that says so, in its words."""
-    release = house.release(SERVICE, proving.model_uri, fault.file, ROLLOUT)
+    release = house.release(SERVICE, proving.model_uri, fault.file, fault.rollout)
     assert release.phase is Phase.ROLLED_BACK, release.reason
+    assert all(word in release.reason for word in fault.words), release.reason
     assert [name for name, outcome in outcomes(release).items() if outcome == "roll back"] == [fault.metric]
-    for word in fault.words:
-        assert word in release.reason
     assert house.store.service(SERVICE).stable == proving.candidate
 
 
 def test_the_same_candidate_without_a_fault_is_promoted(proving: Release, load: Path, house: House) -> None:
     """Every metric is proven good, the candidate is stable, and no user saw a failure."""
     before = counts(load)
-    release = house.release(SERVICE, proving.model_uri, SOUND, ROLLOUT)
+    release = house.release(SERVICE, proving.model_uri, SOUND, TRAFFIC_AND_OUTPUTS)
     assert release.phase is Phase.PROMOTED, release.reason
     assert set(outcomes(release).values()) == {"promote"}
     assert house.store.service(SERVICE).stable == release.candidate

@@ -66,6 +66,13 @@ def test_a_rate_is_the_share_of_requests_that_it_hits() -> None:
     assert set(fates) == {"", "error"} and 150 < fates.count("error") < 250
 
 
+def test_only_what_comes_through_a_gateway_may_be_hit() -> None:
+    """A gateway gives each request an id; with users_only the others are spared, and without it nobody is."""
+    users = FaultyPath(Faults(error_rate=1, users_only=True), random.Random(1))
+    assert users.spares({}) and not users.spares({"x-request-id": "1"})
+    assert not FaultyPath(Faults(error_rate=1), random.Random(1)).spares({})
+
+
 async def _events(*gaps: float) -> AsyncIterator[bytes]:
     for number, gap in enumerate(gaps):
         await asyncio.sleep(gap)

@@ -10,13 +10,19 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from history import GOOD
 
-from rollout.nouns import Health, Instance, Outcome, Sample, Samples, Verdict, Version
+from gateway.memory import MemoryGateway
+from gateway.port import Cursor
+from gateway.samples import Arms
+from rollout.nouns import Health, Hold, Instance, Outcome, Verdict, Version
+from rollout.policy import Policy
 from store.port import InstanceState
 from tasks.reporting import markdown
 from tasks.telemetry import CandidateGpus, candidate_gpus, gpu_metrics, gpu_use, tokens_of, use_by_phase
 from tasks.timing import Stopwatch
 from tasks.traffic import Stretch
+from tasks.trail import first_trail, read_on
 
 
 @pytest.fixture
@@ -99,10 +105,13 @@ def test_metrics_bear_the_phase_and_energy_is_told_under_load():
 
 
 def test_only_the_candidates_tokens_count():
-    """Its GPUs made no others; an answer of unknown length counts nothing."""
-    sample = Sample(1.0, 2, False, False, 0.1, 0.2, 16)
-    seen = Samples((sample, sample, sample), (sample, sample._replace(tokens_out=None)))
-    assert tokens_of([Stretch("canary", Verdict(Outcome.PROMOTE, "x"), 1.0, (), seen)] * 2) == 32
+    """Its GPUs made no others; an answer of unknown length counts nothing; each stage counts its own."""
+    gateway = MemoryGateway()
+    for version, tokens in ((1, 16), (1, 16), (2, 16), (2, None)):
+        gateway.add(GOOD._replace(version=version, arm=version, tokens_out=tokens, canary_permille=500))
+    trail, _ = read_on(first_trail((), Cursor(), Policy()), gateway, Arms("chat", 1, 2, False, 0.0), 100.0)
+    stretch = Stretch("canary", Verdict(Outcome.PROMOTE, "x"), Hold("x"), 1.0, (), trail)
+    assert tokens_of([stretch] * 2) == 32
 
 
 def test_a_part_that_runs_several_times_spans_from_the_first_to_the_last():

@@ -1,0 +1,105 @@
+"""``roundhouse release explain`` and ``policy replay``, beside ``roundhouse release SERVICE``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "reports"))
+from past_release import past_release
+
+from cli import policy_replay, release_approve, release_commands, release_explain
+from cli.release_group import ReleaseGroup
+from rollout.errors import NotFound, Refused
+from rollout.nouns import Phase
+from store.port import Release, ServiceState, StoreSettings, open_store
+
+app = typer.Typer()
+group = typer.Typer(cls=ReleaseGroup, no_args_is_help=True)
+group.command("start", hidden=True)(release_commands.release)
+group.command()(release_explain.explain)
+app.add_typer(group, name="release")
+policies = typer.Typer(no_args_is_help=True)
+policies.command()(policy_replay.replay)
+policies.command("none", hidden=True)(release_approve.approve)
+app.add_typer(policies, name="policy")
+
+
+def called(home: Path, *words: str) -> str:
+    """What the command writes to stdout."""
+    done = CliRunner().invoke(app, [*words], env={"ROUNDHOUSE_HOME": str(home), "COLUMNS": "240"})
+    if done.exception is not None:
+        raise done.exception
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A stack's, with a release that was rolled back, and one before it of which little is left."""
+    home = tmp_path_factory.mktemp("home")
+    store = open_store(StoreSettings(f"sqlite:///{home / 'roundhouse.db'}"))
+    store.put_service(ServiceState("chat"))
+    for number, name in enumerate(("chat-0aaa", "chat-1f0c2ab3"), 1):
+        store.begin_release(Release(name, "chat", f"models:/m/{number}", Phase.PENDING), number, 60.0)
+        if number == 2:
+            store.update_release(name, candidate=2, stable_before=1)
+            folder = home / "reports" / name
+            folder.mkdir(parents=True)
+            evidence = past_release(folder, 1.3)
+            store.finish_release(name, Phase.ROLLED_BACK, evidence["reason"], 900.0, evidence)
+        else:
+            store.finish_release(name, Phase.FAILED, "the build broke", 2.0, {})
+    return home
+
+
+@pytest.mark.parametrize("name", ["chat", "chat-1f", "chat-1f0c2ab3"])
+def test_a_release_is_told_by_its_id_its_beginning_or_its_service(home, name):
+    """Decision, reason, evidence, worst part and the answers that differ, in a terminal."""
+    shown = called(home, "release", "explain", name)
+    assert "Rolled back: version 2 of chat" in shown and "TTFT of the candidate is 1.3" in shown
+    assert "mirror 240 s → canary 5 % 240 s" in shown and "the same up to token 12" in shown
+
+
+def test_a_script_gets_the_record_and_the_page_is_written(home, tmp_path):
+    """JSON alone on stdout; the page where it was asked for."""
+    told = json.loads(called(home, "release", "explain", "chat", "--json", "--html", str(tmp_path / "page.html")))
+    assert told["outcome"] == "rolled back" and told["metrics"]["TTFT"]
+    assert "Rolled back" in (tmp_path / "page.html").read_text()
+
+
+def test_a_release_without_files_is_told_too(home):
+    """What the store knows."""
+    assert "the build broke" in called(home, "release", "explain", "chat-0aaa")
+
+
+def test_what_is_not_one_release_is_refused(home):
+    """None, or several, or no first word that is a command or a service."""
+    with pytest.raises(NotFound, match="no release"):
+        called(home, "release", "explain", "other")
+    with pytest.raises(Refused, match="2 releases begin so"):
+        called(home, "release", "explain", "chat-")
+
+
+def test_a_first_word_that_is_no_command_starts_a_release(home):
+    """``roundhouse release SERVICE`` is what it was: here with no such service, options before or after."""
+    for words in (["nobody-here"], ["nobody-here", "--no-wait"], ["--rollout", "fast", "nobody-here"]):
+        with pytest.raises(NotFound, match="nobody-here"):
+            called(home, "release", *words)
+    assert "explain" in called(home, "release", "--help")
+
+
+def test_a_past_release_is_judged_again(home, tmp_path):
+    """Under a policy by its path, beside what was decided; refused where no requests were kept."""
+    path = tmp_path / "other.yaml"
+    path.write_text("kind: rollout\nsteps_percent: [5, 25]\nmargins: {ttft: {harm: 2, allow: 3}}\n")
+    told = json.loads(called(home, "policy", "replay", "chat", "--policy", str(path), "--json"))
+    assert told["was"]["outcome"] == "rolled back" and told["replay"]["outcome"] != "roll back"
+    shown = called(home, "policy", "replay", "chat-1f", "--policy", str(path))
+    assert "was rolled back" in shown and "canary 25 %" in shown
+    with pytest.raises(NotFound, match="no samples"):
+        called(home, "policy", "replay", "chat-0aaa", "--policy", str(path))
