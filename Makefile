@@ -6,6 +6,8 @@ STATE := $(CURDIR)/.roundhouse
 READY := $(VENV)/.ready
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
+ORACLES := .venv-oracles
+ORACLES_READY := $(ORACLES)/.ready
 QUIET := export TMPDIR=$(STATE)/tmp PIP_DISABLE_PIP_VERSION_CHECK=1 DO_NOT_TRACK=true DVC_NO_ANALYTICS=1 \
   DVC_SITE_CACHE_DIR=$(STATE)/cache/dvc MPLCONFIGDIR=$(STATE)/cache/matplotlib PYTHONDONTWRITEBYTECODE=1; mkdir -p $(STATE)/tmp;
 
@@ -15,7 +17,7 @@ $(QUIET) t=$$(mktemp -d /tmp/rh.XXXXXX); trap 'rm -rf "$$t"' EXIT; mkdir "$$t/tm
   $(BIN)/python -m pytest --basetemp="$$t/t"
 endef
 
-.PHONY: help demo test test-unit test-integration test-docker test-vllm soak lint bench lock setup setup-vllm clean
+.PHONY: help demo test test-unit test-integration test-docker test-vllm test-oracles soak lint bench lock setup setup-vllm setup-oracles clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -38,6 +40,9 @@ test-docker: setup ## containers on a real Docker engine (starts one as root whe
 
 test-vllm: setup setup-vllm ## vLLM on this machine's processors, with tensor parallelism (some minutes; 5 GB of memory)
 	@$(tests) tests/vllm
+
+test-oracles: setup-oracles ## the verdict's formulas against other people's implementations (500 MB)
+	@$(QUIET) $(ORACLES)/bin/python -m pytest --noconftest tests/unit/rollout/test_oracles.py
 
 soak: setup ## 10,000 changes and 1,000 leases of a gateway under load (some minutes)
 	@$(tests) tests/soak
@@ -67,14 +72,22 @@ $(VLLM_READY): requirements/vllm.txt requirements/vllm-torch.txt requirements/vl
 	    || $(VLLM)/bin/pip install -q --no-deps --require-hashes -r requirements/vllm-torch.txt; }
 	@touch $(VLLM_READY)
 
+setup-oracles: $(ORACLES_READY) ## those implementations, in an environment of their own
+
+$(ORACLES_READY): requirements/oracles.txt
+	@echo "setting up $(ORACLES) (a minute, once)"
+	@$(QUIET) $(PYTHON) -m venv $(ORACLES) && $(ORACLES)/bin/pip install -q --no-deps --require-hashes -r requirements/oracles.txt
+	@touch $(ORACLES_READY)
+
 lock: ## pin the dependencies again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q requirements/test.in -o requirements/test.txt
 	uv pip compile --no-deps --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q requirements/sample-model.in -o requirements/sample-model.txt
 	uv pip compile --no-deps --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q requirements/eas-client.in -o requirements/eas-client.txt
 	uv pip compile --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-header -q --override requirements/vllm-left-out.in requirements/vllm.in -o requirements/vllm.txt
 	uv pip compile --no-deps --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-header -q requirements/vllm-torch.in -o requirements/vllm-torch.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q requirements/oracles.in -o requirements/oracles.txt
 
 clean: ## stop the stack and delete everything that was made here
 	@if [ -x $(BIN)/roundhouse ] && [ -d $(STATE) ]; then $(BIN)/roundhouse down || exit 1; fi
-	@rm -rf $(VENV) $(VLLM) $(STATE) .dvc/cache .dvc/tmp build dist *.egg-info .hypothesis .pytest_cache .ruff_cache .import_linter_cache
+	@rm -rf $(VENV) $(VLLM) $(ORACLES) $(STATE) .dvc/cache .dvc/tmp build dist *.egg-info .hypothesis .pytest_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

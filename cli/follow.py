@@ -41,7 +41,9 @@ def follow_release(stack: Stack, run_id: str, quiet: bool, patience_s: float = 1
         if found is not None and found.waiting != asked:
             asked = found.waiting
             if asked and not quiet:
-                say(f"  {asked} Answer with `roundhouse approve {found.id}` or `roundhouse reject {found.id}`")
+                say(
+                    f"  {asked} Answer with `roundhouse release approve {found.id}` or `roundhouse release reject {found.id}`"
+                )
         run = api.run(run_id)
         if run.ended and found is not None and not found.phase.active:
             return _of_run(store, run_id) or found

@@ -21,6 +21,7 @@ from cli import (
     record_commands,
     release_approve,
     release_commands,
+    release_explain,
     token_commands,
     traffic_commands,
     use_commands,
@@ -28,6 +29,7 @@ from cli import (
 from cli.apply_command import apply
 from cli.demo import demo
 from cli.engine_stress import stress_engine
+from cli.release_group import ReleaseGroup
 from cli.screen import complain
 from cli.stack_commands import down, status, up
 from rollout.errors import RoundhouseError
@@ -45,6 +47,15 @@ app.command()(status)
 app.add_typer(model_commands.app, name="model")
 app.add_typer(engine_commands.app, name="engine")
 app.add_typer(policy_commands.app, name="policy")
+releases = typer.Typer(
+    cls=ReleaseGroup,
+    no_args_is_help=True,
+    help="Take a model version to live traffic (`release SERVICE MODEL`); explain what was decided; say yes or no.",
+)
+releases.command("start")(release_commands.release)
+for decided in (release_explain.explain, release_approve.approve, release_approve.reject):
+    releases.command()(decided)
+app.add_typer(releases, name="release")
 app.add_typer(gateway_commands.app, name="gateway")
 app.add_typer(traffic_commands.app, name="traffic")
 app.add_typer(token_commands.app, name="token")
@@ -52,12 +63,9 @@ app.add_typer(group_commands.app, name="group")
 for command in (
     release_commands.build,
     release_commands.deploy,
-    release_commands.release,
     release_commands.rollback,
     release_commands.redeploy,
     release_commands.retire,
-    release_approve.approve,
-    release_approve.reject,
     use_commands.stress,
     use_commands.logs,
     use_commands.call,

@@ -1,4 +1,4 @@
-"""``roundhouse approve | reject``: a person answers what a release asks before it goes on."""
+"""``roundhouse release approve | reject``: a person answers what a release asks before it goes on."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 def approve(release: Id, reason: Reason = "", as_json: Json = False) -> None:
     """Say yes to what a release asks. Exit code 3: there is no such release; 4: it asks nothing, or has ended.
 
-    Example: `roundhouse approve chat-1f0c2ab3 --reason "the answers look right"`
+    Example: `roundhouse release approve chat-1f0c2ab3 --reason "the answers look right"`
     """
     _answer(release, True, reason, as_json)
 
 
 def reject(release: Id, reason: Reason = "", as_json: Json = False) -> None:
-    """Say no to what a release asks: it is rolled back. Exit codes as of `roundhouse approve`.
+    """Say no to what a release asks: it is rolled back. Exit codes as of `roundhouse release approve`.
 
-    Example: `roundhouse reject chat-1f0c2ab3 --reason "not on a Friday"`
+    Example: `roundhouse release reject chat-1f0c2ab3 --reason "not on a Friday"`
     """
     _answer(release, False, reason, as_json)
 

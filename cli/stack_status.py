@@ -134,7 +134,7 @@ def refusals(store: Store) -> list[PartStatus]:
 def questions(store: Store) -> list[PartStatus]:
     """Releases that a person is to decide on, with what they ask."""
     asking = [r for r in store.unsettled() if r.phase.active and r.waiting]
-    told = "{0.waiting} Answer with `roundhouse approve {0.id}` or `roundhouse reject {0.id}`"
+    told = "{0.waiting} Answer with `roundhouse release approve {0.id}` or `roundhouse release reject {0.id}`"
     return [PartStatus(f"release {r.id}", None, None, "waiting", None, told.format(r), True) for r in asking]
 
 

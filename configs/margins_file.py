@@ -36,7 +36,7 @@ class MarginFile(Documented):
 class ErrorMarginFile(Documented):
     """Bounds on counted events."""
 
-    harm_ratio: Ratio = 1.5
+    harm_ratio: Ratio = 1.25
     """Proven more than so many times stable's rate: roll back. Proven less: good."""
     allow_percent: Annotated[float, Field(gt=0, lt=100)] = 1.0
     """Good too, whatever the ratio: proven to add less than this share of the requests to stable's rate, in percent."""

@@ -28,7 +28,8 @@ def to_sample(record: Record, weight: float = 0.0, counted: bool = False) -> Sam
     test of ours, which no user saw). A request that the split gave to one version and another one answered counts as
     failed for the first. So does a 4xx of the engine's own (a candidate that refuses what stable takes is worse), a
     full queue, and a gRPC status other than 0 (OK), which comes with HTTP status 200. A live request whose client left
-    is a sample without times that has not failed: it may tell of patience alone.
+    is a sample without times that has not failed: it may tell of patience alone. One that closed the connection at
+    the end of its stream, without reading on, did not leave.
 
     ``error`` of an answer that came whole with status 200 to a request with a body, over plain HTTP: "empty" without
     a body, or a stream in which no token was counted; "malformed" if it calls itself JSON and is none (where the proxy
@@ -45,11 +46,11 @@ def to_sample(record: Record, weight: float = 0.0, counted: bool = False) -> Sam
     plain, error, length = record.flags == "-", "", record.bytes_in
     if not (good and plain):
         flags = frozenset(record.flags.split(","))
-        if flags & LEFT:
+        if flags & LEFT and not _whole(record, good):
             return _left(record, version, weight, flags, good)
         if record.instance is None and _refused(status, flags):
             return None
-        error = _class(record, flags, good)
+        error = "" if flags & LEFT else _class(record, flags, good)
     elif length and status == 200:
         if not record.bytes_out or (record.tokens_out == 0 and record.streamed):
             error = "empty" if record.grpc_status is None else ""
@@ -65,7 +66,7 @@ def to_sample(record: Record, weight: float = 0.0, counted: bool = False) -> Sam
         record.ttft_s if timed else None,
         record.total_s if timed else None,
         record.tokens_out,
-        good and not plain,
+        good and bool(error) and not plain,
         record.streamed,
         error,
         length,
@@ -74,6 +75,12 @@ def to_sample(record: Record, weight: float = 0.0, counted: bool = False) -> Sam
         record.instance or "",
         record.request_id,
     )
+
+
+def _whole(record: Record, good: bool) -> bool:
+    """Whether a stream had come to its end when its client closed the connection: the tokens are told at its end."""
+    told = record.streamed and record.tokens_out is not None
+    return good and told and record.flags == "DC" and record.kind == "live"
 
 
 def _left(record: Record, version: int, weight: float, flags: frozenset[str], good: bool) -> Sample | None:

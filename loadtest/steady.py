@@ -101,12 +101,13 @@ async def ask(session: aiohttp.ClientSession, wish: Wish, counts: Counts) -> Non
 
 
 async def _stream(answer: aiohttp.ClientResponse, sent: float, counts: Counts) -> None:
-    """Count tokens until [DONE]. Raises Cut."""
+    """Count tokens until [DONE], and read to the end, as clients do that keep their connection. Raises Cut."""
     first = None
     async for event in _events(answer):
         if event is None:
             if first is not None:
                 counts.ttft_s.append(first - sent)
+            await answer.read()
             return
         if "error" in event:
             raise Cut(f"error in the stream: {json.dumps(event['error'])}")

@@ -35,7 +35,7 @@ class ErrorMargin:
     Proven either fewer than ``harm_ratio`` times, or below stable's rate + ``allow`` (a share of the requests): good.
     """
 
-    harm_ratio: float = 1.5
+    harm_ratio: float = 1.25
     allow: float = 0.01
 
 
@@ -91,7 +91,7 @@ class Policy:
     e2e: Margin | None = None  # among answers of the same length
     errors: ErrorMargin = ErrorMargin()
     refusals: ErrorMargin | None = ErrorMargin()
-    goodput: ErrorMargin = ErrorMargin(1.5, 0.02)  # of the requests that miss the objectives
+    goodput: ErrorMargin = ErrorMargin(1.25, 0.02)  # of the requests that miss the objectives
     objectives: Objectives | None = None
     abandoned: float = 2.0  # proven so many times stable's rate of clients that leave: roll back; 0: not judged
     outputs: OutputLimits | None = None  # what answers to the same prompts may differ by

@@ -14,13 +14,16 @@ from prefect.cache_policies import NO_CACHE
 from configs.order import Order
 from loadtest.port import LoadReport
 from model_registry.port import ReleaseRun, open_registry
+from reports.page import PAGE, write_page
+from reports.record import record_of
 from rollout.nouns import Engine, ModelVersion, Verdict, Version
 from store.port import open_store
-from tasks.pictures import draw_release
 from tasks.serving import report_directory
 from tasks.telemetry import gpu_metrics
-from tasks.ticket import Ticket
+from tasks.ticket import Ticket, as_plain
 from tasks.traffic import Stretch
+
+MOST_LOOKS = 500  # whose numbers become step metrics
 
 
 @task(cache_policy=NO_CACHE)
@@ -48,6 +51,9 @@ def report(
         "stable": ticket.stable,
         "candidate": candidate.number,
         "policy": order.policy_name,
+        "rules": as_plain(order.policy),
+        "begun_at": release.created_at,
+        "ended_at": release.finished_at,
         "findings": [asdict(f) for f in verdict.findings],
         "stages": [{"stage": s.stage, "outcome": str(s.verdict.outcome), "seconds": s.seconds} for s in stretches],
         "stress": None if load is None else _numbers(load),
@@ -57,10 +63,11 @@ def report(
     directory = report_directory(order, ticket)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "release.json").write_text(json.dumps(evidence, indent=1))
-    picture = draw_release(stretches, directory / "release.svg", f"{release.service}: {release.phase}")
+    record = record_of(evidence, directory)
+    page = write_page(record, directory / PAGE)
     open_store(order.stack.store()).attach_evidence(ticket.release, evidence)
     create_markdown_artifact(markdown(evidence), key=f"release-{release.service}", description=release.reason[:200])
-    open_registry(order.stack.registry()).log_release(_run(order, evidence, load, stretches, picture))
+    open_registry(order.stack.registry()).log_release(_run(order, evidence, record, load, stretches, page))
     return evidence
 
 
@@ -95,15 +102,20 @@ def _gpu_table(evidence: dict[str, Any]) -> str:
 
 
 def _run(
-    order: Order, evidence: dict[str, Any], load: LoadReport | None, stretches: list[Stretch], picture: Path
+    order: Order,
+    evidence: dict[str, Any],
+    record: dict[str, Any],
+    load: LoadReport | None,
+    stretches: list[Stretch],
+    page: Path,
 ) -> ReleaseRun:
     looks = [look for stretch in stretches for look in stretch.looks]
+    looks = looks[:: 1 + len(looks) // MOST_LOOKS]
     metrics = [(name, step, value) for step, look in enumerate(looks) for name, value in look.numbers.items()]
     metrics += [("canary_percent", step, look.canary_permille / 10) for step, look in enumerate(looks)]
     metrics += [(f"seconds_{name}", 0, value) for name, value in evidence["seconds"].items()]
     metrics += [(f"stress_{name}", 0, value) for name, value in (evidence["stress"] or {}).items()]
     metrics += [(name, 0, value) for name, value in gpu_metrics(evidence.get("gpu", {})).items()]
-    files = {"release": str(picture)} if picture.exists() else {}
     return ReleaseRun(
         service=evidence["service"],
         name=evidence["release"],
@@ -115,8 +127,8 @@ def _run(
             **{f"spec.{k}": v for k, v in asdict(order.spec).items() if k != "faults"},
         },
         metrics=tuple(metrics),
-        texts={"release.json": json.dumps(evidence, indent=1), "release.md": markdown(evidence)},
-        files={**files, **({"stress": load.page} if load else {})},
+        texts={"release.json": json.dumps(record, indent=1), "release.md": markdown(evidence)},
+        files={"report": str(page), **({"stress": load.page} if load else {})},
         tags={"roundhouse.service": evidence["service"], "roundhouse.verdict": evidence["outcome"]},
     )
 

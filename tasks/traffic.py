@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -13,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from configs.order import Order
 from gateway.port import Gateway, open_gateway
 from gateway.samples import Arms, counted_by_engines
+from reports.samples_file import BEFORE, FILE, SampleFile
 from rollout.agreement_finding import finding
 from rollout.decide import Times, decide, part_of_proof
 from rollout.errors import Refused, Unavailable
@@ -56,6 +58,7 @@ class Stretch:
 def recall(order: Order, ticket: Ticket, outputs: Compared | None) -> tuple[Order, Trail]:
     """How stable answered before the release, where the records end now, and with it the steps that are computed."""
     before, cursor = look_back(open_gateway(order.stack.gateway()), ticket.service, ticket.stable or 0)
+    SampleFile(report_directory(order, ticket) / FILE).append(BEFORE, before)
     trail = first_trail(before, cursor, order.policy, outputs.agreement if outputs else None)
     if order.policy.auto is None or ticket.stable is None:
         return order, trail
@@ -111,7 +114,7 @@ def watch(
         store=open_store(order.stack.store()),
         gateway=open_gateway(order.stack.gateway()),
         looks=LookFile(directory / "looks.jsonl"),
-        save=lambda trail, judged: save(trail, stage, directory / "evidence.json"),
+        save=_keeper(directory, name, stage),
         vetoes=vetoes_of(order, ticket, candidate.number),
     )
     tell(scene.store, ticket, name)
@@ -120,6 +123,17 @@ def watch(
         "%s: %s after %.1f s: %s", name, stretch.verdict.outcome, stretch.seconds, stretch.verdict.reason
     )
     return stretch
+
+
+def _keeper(directory: Path, name: str, stage: int) -> Callable[[Trail, Samples], None]:
+    """Saves the trail, and the requests that it holds; killed in between, these are missing and not there twice."""
+    kept = SampleFile(directory / FILE)
+
+    def keep(trail: Trail, judged: Samples) -> None:
+        save(trail, stage, directory / "evidence.json")
+        kept.append(name, (*judged.stable, *judged.candidate))
+
+    return keep
 
 
 @dataclass(frozen=True)

@@ -119,9 +119,7 @@ def with_pairs(evidence: Evidence, stable: Columns, candidate: Columns) -> Evide
     return replace(
         evidence,
         latencies=tuple(
-            latency.with_pairs(test, seconds, _of(test, candidate)[0], strata, evidence.stage)
-            for test in evidence.latencies
-            for seconds, strata in [_of(test, stable)]
+            latency.with_pairs(test, *_alike(test, stable, candidate), evidence.stage) for test in evidence.latencies
         ),
         counts=tuple(
             counted.with_pairs(
@@ -146,6 +144,15 @@ def _seen(evidence: Evidence, seen: Columns, stable: int, candidate: int) -> dic
 def _of(test: Latency, seen: Columns) -> tuple[Floats, NDArray[np.int64]]:
     seconds: Floats = {"TTFT": seen.ttft, "TPOT": seen.tpot, "E2E": seen.e2e}[test.name]
     return seconds, seen.answer_strata if test.by_answer else seen.strata
+
+
+def _alike(test: Latency, stable: Columns, candidate: Columns) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Latencies of both arms where both answers are of one stratum: what only one had in its cache compares nothing.
+
+    Of the two strata neither may be preferred: "stable had it in its cache" picks answers of stable that were fast.
+    """
+    (slow, strata), (other, others) = _of(test, stable), _of(test, candidate)
+    return np.where(strata == others, slow, np.nan), other, strata
 
 
 def _events(test: Counted, seen: Columns, objectives: Objectives | None) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""``roundhouse approve`` and ``reject``: a person's answer reaches the release that asked, and nothing else."""
+"""``roundhouse release approve`` and ``reject``: a person's answer reaches the release that asked, and nothing else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def store(tmp_path) -> Store:
 
 def called(tmp_path, *words: str) -> str:
     """What the command writes to stdout."""
-    done = CliRunner().invoke(app, [*words], env={"ROUNDHOUSE_HOME": str(tmp_path)})
+    done = CliRunner().invoke(app, ["release", *words], env={"ROUNDHOUSE_HOME": str(tmp_path)})
     if done.exception is not None:
         raise done.exception
     return done.stdout
@@ -75,6 +75,6 @@ def test_the_status_names_releases_that_wait(store):
     store.ask(name, "Promote version 2?")
     (line,) = questions(store)
     assert (line.health, line.name) == ("waiting", f"release {name}")
-    assert line.detail.startswith("Promote version 2? ") and f"`roundhouse approve {name}`" in line.detail
+    assert line.detail.startswith("Promote version 2? ") and f"`roundhouse release approve {name}`" in line.detail
     store.answer(name, True, "alice", "")
     assert questions(store) == []

@@ -91,12 +91,21 @@ def test_a_stream_without_counts_is_malformed_where_all_streams_have_them(change
     assert to_sample(GOOD._replace(**change), counted=True).error == error
 
 
-@pytest.mark.parametrize("change", [{"flags": "DC"}, {"flags": "UT,DR", "status": 0}, {"flags": "DC", "status": 503}])
+@pytest.mark.parametrize(
+    "change",
+    [{"flags": "DC", "tokens_out": None}, {"flags": "UT,DR", "status": 0}, {"flags": "DC", "status": 503}],
+)
 def test_a_client_that_leaves_says_nothing_of_speed_or_errors(change):
     """It is a sample that has not failed and has no times."""
     sample = to_sample(GOOD._replace(**change))
     assert (sample.error, sample.failed, sample.cut) == ("left", False, False)
     assert (sample.ttft_s, sample.total_s, sample.tokens_out) == (None, None, None)
+
+
+def test_a_client_that_closes_behind_the_end_did_not_leave():
+    """Many clients close the connection at the last event: the tokens were told, so the stream was whole."""
+    sample = to_sample(GOOD._replace(flags="DC"))
+    assert (sample.error, sample.cut, sample.ttft_s, sample.tokens_out) == ("", False, 0.1, 16)
 
 
 def test_a_websocket_has_no_times_and_may_be_closed_by_its_client():

@@ -1,8 +1,8 @@
 """Simulated releases, seeded: as many wrong rollbacks as stated at most, and at least the power that is promised.
 
-The tests of single events look after each of them. The numbers to reach are those of the design's simulations: log-normal
-TTFT (sigma 0.8), level 0.05, two hours, 600 or 60 requests a minute, a tenth of them the candidate's, or a ramp of
-1, 5, 25 and 50 % with load that swings by 80 % and an error rate that jumps threefold.
+The tests of single events look after each of them. The numbers to reach are those of the design's simulations:
+log-normal TTFT (sigma 0.8), level 0.05, two hours, 600 or 60 requests a minute, a tenth of them the candidate's, or a
+ramp of 1, 5, 25 and 50 % with load that swings by 80 % and an error rate that jumps threefold.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from benchmarks.verdict_traffic import Case, draw
 from scipy.special import ndtr
 from scipy.stats import binom
 
+from benchmarks.verdict_traffic import Case, draw
 from rollout.evidence import fresh, with_columns
 from rollout.evidence.events import RatioTest, with_events
 from rollout.evidence.latency import log_mean
@@ -34,7 +34,7 @@ def most(runs: int, level: float = ALPHA) -> int:
 
 
 def first_minute(test: RatioTest, at: np.ndarray, hit: np.ndarray, weight: np.ndarray, ok: bool = False) -> float:
-    """The minute after which the test has found harm (or with ``ok`` that all is well); infinite where it never does."""
+    """The minute after which the test has found harm (with ``ok``: that all is well); infinite where it never does."""
     ends = np.searchsorted(at, np.arange(1, MINUTES + 1))
     for minute, (begin, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True), 1):
         test = with_events(test, hit[begin:end], weight[begin:end], interval=False)
@@ -52,7 +52,7 @@ def exceedances(rng, slower: float, per_minute: float):
 
 
 def errors(rng, more: float, per_minute: float):
-    """The same for errors on the ramp: a quarter of an hour a step, load of 0.2 to 1.8 times, a rate of 0.5 or 1.5 %."""
+    """The same for errors on the ramp: steps of a quarter of an hour, load of 0.2 to 1.8 times, 0.5 or 1.5 %."""
     minute = np.arange(MINUTES)
     counts = rng.poisson(per_minute * (1 + 0.8 * np.sin(2 * np.pi * minute / 45)))
     when = np.repeat(minute, counts)
@@ -63,7 +63,9 @@ def errors(rng, more: float, per_minute: float):
     return when[bad] + 0.5, hit[bad], weight[bad]
 
 
-def found(draw_events, runs: int, *asked: float, test: RatioTest | None = None, ok: bool = False) -> tuple[float, float]:
+def found(
+    draw_events, runs: int, *asked: float, test: RatioTest | None = None, ok: bool = False
+) -> tuple[float, float]:
     """(share of the runs in which it is found, median minute of those)."""
     minutes = [
         first_minute(test or RatioTest(1.0, 0.0), *draw_events(np.random.default_rng((seed, 1)), *asked), ok=ok)

@@ -60,7 +60,7 @@ def test_a_printed_value_of_the_dirichlet_mixture_is_an_integral(counts, value):
 
 @pytest.mark.parametrize(("counts", "value"), DIRICHLET)
 def test_the_split_s_wagers_see_what_the_mixture_sees(counts, value):
-    """Other wagers, the same evidence to within 2.5 nats: nothing where it finds nothing, and much where it finds much."""
+    """Other wagers, the same evidence to within 2.5 nats: none where it finds none, and much where it finds much."""
     rng = np.random.default_rng(0)
     hit = rng.permutation(np.repeat([True, False], counts))
     found = with_events(RatioTest(1.0, 1.0), hit, np.full(len(hit), 0.1), interval=False)

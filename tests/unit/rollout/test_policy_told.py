@@ -13,7 +13,7 @@ def test_every_margin_is_a_sentence():
     text = "\n".join(told(policy))
     assert "TTFT: proven over 1.1x stable's, roll back; proven under 1.25x, good" in text
     assert "same length: proven over 1.3x" in text
-    assert "errors: proven over 1.5x stable's rate, roll back; proven under it, or to add less than 1 %" in text
+    assert "errors: proven over 1.25x stable's rate, roll back; proven under it, or to add less than 1 %" in text
     assert "miss the objectives: proven over" in text
     assert "at most 1 % of the releases" in text
 

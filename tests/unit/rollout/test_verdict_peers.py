@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from benchmarks.verdict_peers import (
     AnalysisRun,
     Class,
@@ -134,7 +135,8 @@ def _aborts(per_minute: float, window: int, runs: int) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("per_minute", "window", "aborted", "median"), [(60, 1, 1.0, 27), (6, 1, 1.0, 23), (60, 5, 0.0, None), (6, 5, 0.61, None)]
+    ("per_minute", "window", "aborted", "median"),
+    [(60, 1, 1.0, 27), (6, 1, 1.0, 23), (60, 5, 0.0, None), (6, 5, 0.61, None)],
 )  # fmt: skip
 def test_argo_aborts_identical_canaries(per_minute, window, aborted, median):
     """Windows of a minute: all of them, sooner or later; of five minutes: none, or with little traffic most."""

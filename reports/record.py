@@ -1,0 +1,152 @@
+"""All that is told of a release, as one JSON document: what the page shows, with every number's count of samples.
+
+schema       1
+release, service, outcome, reason, model, engine, stable, candidate, policy, rules (the policy's values), begun_at,
+ended_at     as they were; None where not known
+findings     the last verdict, metric by metric (``rollout.nouns.Finding`` as a mapping)
+timeline     [{at, stage, canary_permille, mirror_permille, outcome, reason, forecast}], a row a look
+metrics      {name: [{at, effect, low, high, harm_e, harm_needs, allow_e, allow_needs, n_stable, n_candidate}]}
+samples      {kept: share that the file holds, stages: [{stage, stable, candidate}]} in numbers of requests
+distributions {TTFT | TPOT | E2E: {stable | candidate: {n, p50, p90, p95, p99, points: [[seconds, share below]]}}}
+worst        [{metric, kind, name, stable, candidate, n_stable, n_candidate, harm_e}], the strongest evidence first
+examples     [{difference, prompt, stable, candidate, diverged_at, gain, id}], and with them
+outputs      what the comparison of answers said; None without one
+stages, stress, seconds, gpu   as the release measured them
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reports.samples_file import BEFORE, FILE, Row, halved, read
+from rollout.errors import Corrupt
+from rollout.nouns import Sample
+
+SCHEMA = 1
+LATENCIES = ("TTFT", "TPOT", "E2E")
+ARMS = ("stable", "candidate")
+_POINTS = 100  # of a distribution; the tail beyond the last gets as many again
+_HEAD = ("release", "service", "outcome", "reason", "model", "engine", "stable", "candidate", "policy")
+_TIMELINE = ("at", "stage", "canary_permille", "mirror_permille", "outcome", "reason", "forecast")
+_PATH = ("effect", "low", "high", "harm_e", "harm_needs", "allow_e", "allow_needs", "n_stable", "n_candidate")
+_REST = ("stages", "stress", "seconds", "gpu")
+
+
+def record_of(evidence: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """The record of a release from its evidence and the files in its directory, whichever there are. Raises Corrupt."""
+    looks, outputs, samples = directory / "looks.jsonl", directory / "outputs.json", directory / FILE
+    there = samples.exists()
+    return record(
+        evidence,
+        _lines(looks) if looks.exists() else [],
+        read(samples) if there else (),
+        _json(outputs) if outputs.exists() else None,
+        0.5 ** halved(samples) if there else 1.0,
+    )
+
+
+def record(
+    evidence: Mapping[str, Any],
+    looks: Sequence[Mapping[str, Any]],
+    samples: Iterable[Row] = (),
+    outputs: Mapping[str, Any] | None = None,
+    kept: float = 1.0,
+) -> dict[str, Any]:
+    """The document. ``kept`` is the share of the requests that ``samples`` holds."""
+    findings = list(evidence.get("findings") or (looks[-1]["findings"] if looks else []))
+    stages, distributions = _counted(samples, evidence.get("candidate"))
+    compared = outputs or evidence.get("outputs") or {}
+    return {
+        "schema": SCHEMA,
+        **{name: evidence.get(name) for name in _HEAD},
+        "rules": evidence.get("rules") or {},
+        "begun_at": evidence.get("begun_at"),
+        "ended_at": evidence.get("ended_at"),
+        "findings": findings,
+        "timeline": [{name: look.get(name) for name in _TIMELINE} for look in looks],
+        "metrics": _paths(looks),
+        "samples": {"kept": kept, "stages": stages},
+        "distributions": distributions,
+        "worst": worst(findings),
+        "outputs": compared.get("finding"),
+        "examples": list((compared.get("agreement") or {}).get("examples") or []),
+        **{name: evidence.get(name) for name in _REST},
+    }
+
+
+def worst(findings: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The parts of all metrics, the strongest evidence of harm first."""
+    parts = [
+        {"metric": finding["metric"], "kind": finding.get("kind", "ratio"), **part}
+        for finding in findings
+        for part in finding.get("worst") or ()
+    ]
+    return sorted(parts, key=lambda part: -part["harm_e"])
+
+
+def _paths(looks: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    paths: dict[str, list[dict[str, Any]]] = {}
+    for look in looks:
+        for finding in look["findings"]:
+            point = {"at": look["at"], **{name: finding.get(name) for name in _PATH}}
+            paths.setdefault(finding["metric"], []).append(point)
+    return paths
+
+
+def _counted(samples: Iterable[Row], candidate: int | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """How many requests of each arm each stage has, and how long those took that went well."""
+    counts: dict[str, Counter[str]] = {}
+    seconds = {name: {arm: array("d") for arm in ARMS} for name in LATENCIES}
+    for stage, sample in samples:
+        arm = ARMS[sample.version == candidate]
+        counts.setdefault(stage, Counter())[arm] += 1
+        if stage == BEFORE or sample.failed or sample.cut or sample.error:
+            continue
+        for name, value in zip(LATENCIES, _latencies(sample), strict=True):
+            if value is not None and value > 0:
+                seconds[name][arm].append(value)
+    stages = [{"stage": stage, **{arm: count[arm] for arm in ARMS}} for stage, count in counts.items()]
+    known = {name: arms for name, arms in seconds.items() if any(arms.values())}
+    return stages, {name: {arm: _distribution(arms[arm]) for arm in ARMS} for name, arms in known.items()}
+
+
+def _latencies(sample: Sample) -> tuple[float | None, float | None, float | None]:
+    return sample.ttft_s if sample.streamed else None, sample.tpot_s, sample.total_s
+
+
+def _distribution(seconds: Sequence[float]) -> dict[str, Any]:
+    """Quantiles (linear between ranks) and points of the cumulative distribution, closer in the upper tail."""
+    if not seconds:
+        return {"n": 0, "p50": None, "p90": None, "p95": None, "p99": None, "points": []}
+    shares = np.concatenate([np.linspace(0, 0.95, _POINTS), np.linspace(0.95, 1, _POINTS // 2)[1:]])
+    values = np.quantile(np.asarray(seconds), np.concatenate([[0.5, 0.9, 0.95, 0.99], shares]))
+    p50, p90, p95, p99 = (float(v) for v in values[:4])
+    points = [[float(v), float(share)] for v, share in zip(values[4:], shares, strict=True)]
+    return {"n": len(seconds), "p50": p50, "p90": p90, "p95": p95, "p99": p99, "points": points}
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The looks; a last line that a killed writer left half is left out."""
+    found, lines = [], path.read_text().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise Corrupt(f"{path}, line {number}: no JSON ({error})") from error
+    return found
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise Corrupt(f"{path}: no JSON ({error})") from error
+    return document
