@@ -41,9 +41,8 @@ def follow_release(stack: Stack, run_id: str, quiet: bool, patience_s: float = 1
         if found is not None and found.waiting != asked:
             asked = found.waiting
             if asked and not quiet:
-                say(
-                    f"  {asked} Answer with `roundhouse release approve {found.id}` or `roundhouse release reject {found.id}`"
-                )
+                answers = f"`roundhouse release approve {found.id}` or `roundhouse release reject {found.id}`"
+                say(f"  {asked} Answer with {answers}")
         run = api.run(run_id)
         if run.ended and found is not None and not found.phase.active:
             return _of_run(store, run_id) or found
