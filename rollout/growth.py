@@ -15,6 +15,7 @@ from scipy.special import erfcx, ndtr
 
 from rollout.evidence.difference import STAKES as DIFFERENCE_STAKES
 from rollout.evidence.events import FACTORS
+from rollout.evidence.latency import TAIL_MORE
 from rollout.evidence.ranks import STAKES
 from rollout.policy import ErrorMargin, Margin
 from rollout.traffic_model import Kind
@@ -61,7 +62,8 @@ def slower_growth(kinds: tuple[Kind, ...], field: str, ratio: float, harm: float
 def faster_growth(kinds: tuple[Kind, ...], field: str, allow: float, weight: float) -> float:
     """Of "less than ``allow`` times as slow" when it is as fast: both ranks and the slowest requests have to say so."""
     of = (kinds, field, 1.0, allow, weight)
-    return min(rank_growth(*of), tail_growth(*of))
+    more = difference_growth(SLOWEST, slow_share(kinds, field, 1.0 / allow), TAIL_MORE, weight)
+    return min(rank_growth(*of), max(tail_growth(*of), more))
 
 
 def fewer_growth(rate: float, harm_ratio: float, allow: float, weight: float) -> float:

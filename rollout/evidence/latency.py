@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rollout.evidence import means, ranks, sketch
+from rollout.evidence import difference, means, ranks, sketch
+from rollout.evidence.difference import Tally
 from rollout.evidence.events import RatioTest, with_events
 from rollout.evidence.means import Moments
 from rollout.evidence.ranks import RankTest, with_scores
@@ -17,7 +18,8 @@ from rollout.evidence.wagers import Floats
 from rollout.policy import Margin
 
 REFERENCE = 50  # of stable's requests of a stratum, before any of it is tested
-_KEPT = 400  # of them, the newest ones, so that the reference follows the load
+_KEPT = 100  # of them, the newest ones, so that the reference follows the load
+TAIL_MORE = 0.05  #: of the requests that may be in the candidate's tail beyond the tenth that is in stable's
 _TAIL = 0.9  # of stable's reference: what is slower is an event
 _RANKS, _TAILS, _PARTS = 0.6, 0.25, 0.15  # of the capital; the parts of strata share theirs as they appear
 
@@ -41,6 +43,7 @@ class Latency:
     slower_tail: RatioTest = RatioTest(1.0, 0.0)
     faster: RankTest = RankTest(above=False)  # than what is allowed
     faster_tail: RatioTest = RatioTest(0.0, 1.0)
+    faster_tally: Tally = Tally()  # of the same: in the tail or not
     parts: dict[int, RankTest] = field(default_factory=dict)  # ``slower`` of each stratum, in order of appearance
     references: dict[int, tuple[float, ...]] = field(default_factory=dict)
     cells: dict[str, Cell] = field(default_factory=dict)
@@ -58,8 +61,14 @@ class Latency:
 
     @property
     def allow(self) -> float:
-        """Logarithm of the e-value against "at least ``allow`` times as slow", typically or in the tail."""
-        return min(self.faster.wagers.now, self.faster_tail.better.now)
+        """Logarithm of the e-value against "at least ``allow`` times as slow", typically or in the tail.
+
+        In the tail that is: as many requests beyond it as stable's, and ``TAIL_MORE`` of all more than that. A heavy
+        tail looks alike at any scale, so that by the first alone nothing would ever be proven of it.
+        """
+        more = self.faster_tally.e_value(TAIL_MORE)
+        tail = log_mean([(0.5, self.faster_tail.better.now), (0.5, math.log(max(more, 1e-300)))])
+        return min(self.faster.wagers.now, tail)
 
 
 def log_mean(told: list[tuple[float, float]]) -> float:
@@ -128,6 +137,7 @@ def _with_tests(evidence: Latency, x: Floats, strata: NDArray[np.int64], hit: ND
         slower_tail=with_events(evidence.slower_tail, hit[harm_over], w[harm_over], False),
         faster=with_scores(evidence.faster, allow_score, hit, w),
         faster_tail=with_events(evidence.faster_tail, hit[allow_over], w[allow_over], False),
+        faster_tally=difference.with_requests(evidence.faster_tally, allow_over, hit, w),
         parts=parts,
     )
 
@@ -151,6 +161,7 @@ def _with_pair_tests(evidence: Latency, s: Floats, c: Floats, strata: NDArray[np
         slower_tail=_with_odd(evidence.slower_tail, harm_over, own_over),
         faster=ranks.with_pairs(evidence.faster, allow, own),
         faster_tail=_with_odd(evidence.faster_tail, allow_over, own_over),
+        faster_tally=difference.with_pairs(evidence.faster_tally, allow_over, own_over),
         parts=parts,
     )
 

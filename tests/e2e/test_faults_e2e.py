@@ -59,6 +59,7 @@ def test_a_fault_is_turned_back_for_the_right_reason(fault: Fault, proving: Rele
     assert house.store.service(SERVICE).stable == proving.candidate
 
 
+@pytest.mark.timeout(600)
 def test_the_same_candidate_without_a_fault_is_promoted(proving: Release, load: Path, house: House) -> None:
     """Every metric is proven good, the candidate is stable, and no user saw a failure."""
     before = counts(load)
