@@ -25,7 +25,7 @@ help: ## what can be made
 demo: setup ## a model from the registry to live traffic, a better one after it, a bad one turned back
 	@$(BIN)/roundhouse demo
 
-test: setup ## all tests: lint, contracts, units, real servers (under 20 minutes on 2 cores)
+test: setup ## all tests: lint, contracts, units, real servers (about half an hour on 2 cores)
 	@$(BIN)/ruff check -q . && $(BIN)/lint-imports --no-cache >/dev/null
 	@$(tests)
 
