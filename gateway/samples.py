@@ -168,8 +168,8 @@ def samples_of(records: Iterable[Record], arms: Arms) -> Samples:
     return Samples(tuple(stable), tuple(candidate))
 
 
-def routed_of(records: Iterable[Record], arms: Arms) -> list[tuple[float, bool]]:
-    """(share asked for, went to the candidate) of all requests that the split gave to one of both arms, in order.
+def routed_of(records: Iterable[Record], arms: Arms) -> list[tuple[float, float, bool]]:
+    """(begin, share asked for, went to the candidate) of all that the split gave to one of both arms, in order.
 
     Failed ones and those whose client left are among them: who got a request is decided before what becomes of it.
     Where sessions stick there are none: the requests of a session go one way together, and no record names its session.
@@ -178,7 +178,7 @@ def routed_of(records: Iterable[Record], arms: Arms) -> list[tuple[float, bool]]
         return []
     both = (arms.stable, arms.candidate)
     return [
-        (judged_weight(record.canary_permille, arms.baseline), record.arm == arms.candidate)
+        (record.at, judged_weight(record.canary_permille, arms.baseline), record.arm == arms.candidate)
         for record in records
         if record.canary_permille
         and record.service == arms.service

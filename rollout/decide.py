@@ -10,11 +10,15 @@ from rollout.policy import OnTimeout, Policy, Stage, stages
 
 @dataclass(frozen=True)
 class Times:
-    """How long it has been, seconds: this stage, all stages, and since the candidate's last request."""
+    """How long it has been, seconds: this stage, all stages, and since the candidate's last request.
+
+    ``hang_s``: a request that gets no answer is recorded so long after it began.
+    """
 
     stage_s: float
     all_s: float = 0.0
     idle_s: float = 0.0
+    hang_s: float = 0.0
 
 
 def first_step(policy: Policy, stable: int | None, alone: Verdict) -> Step:
@@ -44,6 +48,8 @@ def decide(policy: Policy, stage: int, verdict: Verdict, times: Times) -> Step:
     if verdict.outcome is Outcome.PROMOTE:
         if times.stage_s < policy.min_step_s:
             return Hold(f"good so far, but {name} lasts at least {policy.min_step_s:g} s")
+        if times.stage_s < times.hang_s:
+            return Hold(f"good so far, but a request that hangs is only known after {times.hang_s:g} s")
         following = "promote" if isinstance(then, Promote) else plan[stage + 1].name
         return _asked_first(policy, following, then, verdict.reason)
     if verdict.stuck:

@@ -17,6 +17,7 @@ from rollout.nouns import ERRORS, Finding, Outcome, Part
 SURE = 0.05  # one minus the confidence of what is shown
 _MOST = 700.0  # the largest exponent that is a number
 _TUNED_TO = 300  # requests at which the interval of a latency is narrowest
+_FEWEST = 20  # of each arm, before an asymptotic interval is shown
 _WORST = 3
 _STANDS_OUT = 10.0  # e-value of a stratum that is worth naming
 
@@ -157,6 +158,8 @@ def _where(found: Finding) -> str:
 
 def _ratio(test: Latency) -> tuple[float | None, float | None, float | None]:
     """Effect with its confidence sequence, as ratios; None before both arms have two requests in a stratum."""
+    if min(test.candidate.n, test.stable.n) < _FEWEST:
+        return None, None, None
     pairs = [(cell.candidate, cell.stable) for cell in test.cells.values()]
     effect, low, high = means.stratified(pairs, SURE, _TUNED_TO)
     if math.isinf(low):

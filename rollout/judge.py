@@ -20,14 +20,17 @@ def judge(evidence: Evidence, policy: Policy, part: float = 1.0, others: Iterabl
     ``part`` is the part of the proof that this stage asks for, 0..1 (1: all of it). ``others`` are findings from
     elsewhere: compared outputs, vetoes. Both arms need ``policy.min_samples`` requests in this stage.
     """
+    others = tuple(others)
     if evidence.split_broken:
         finding = split_finding(evidence.split)
-        return Verdict(Outcome.UNDECIDED, finding.sentence, (finding,), stuck=True)
+        if any(other.outcome is Outcome.ROLL_BACK for other in others):
+            return combine((finding, *others))
+        return Verdict(Outcome.UNDECIDED, finding.sentence, (finding, *others), stuck=True)
     levels, needs = harm_levels(policy), allow_needs(policy, part)
     found = [counted_finding(test, levels[test.name], needs) for test in evidence.counts]
     found += [latency_finding(test, levels[test.name], needs) for test in evidence.latencies]
-    findings = tuple(_enough(f, evidence, policy.min_samples) for f in _without_streams(found, evidence, policy))
-    return combine((*findings, *others))
+    enough = [_enough(finding, evidence, policy.min_samples) for finding in found]
+    return combine((*_without_streams(enough, evidence, policy), *others))
 
 
 def combine(findings: tuple[Finding, ...]) -> Verdict:
@@ -47,7 +50,12 @@ def _enough(finding: Finding, evidence: Evidence, least: int) -> Finding:
     if finding.outcome is Outcome.ROLL_BACK and min(finding.n_stable, finding.n_candidate) < LEAST:
         told = f"{finding.metric}: {finding.n_candidate} and {finding.n_stable} requests, too few to compare"
         return replace(finding, outcome=Outcome.UNDECIDED, sentence=told)
-    if finding.outcome is not Outcome.PROMOTE or min(evidence.n_stable, evidence.n_candidate) >= least:
+    if finding.outcome is not Outcome.PROMOTE:
+        return finding
+    if min(finding.n_stable, finding.n_candidate) < least:
+        told = f"{finding.metric}: known of {finding.n_candidate} and {finding.n_stable} requests, {least} are needed"
+        return replace(finding, outcome=Outcome.UNDECIDED, sentence=told)
+    if min(evidence.n_stable, evidence.n_candidate) >= least:
         return finding
     seen = f"{evidence.n_candidate} and {evidence.n_stable} requests in this stage, {least} of each are needed"
     return replace(finding, outcome=Outcome.UNDECIDED, sentence=f"{finding.sentence}; {seen}")

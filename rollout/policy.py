@@ -104,7 +104,7 @@ class Policy:
     settle_s: float = 1.0  # a request is judged so long after it began, so that slow ones are not missing
     look_s: float = 1.0
     lease_s: float = 6.0
-    step_timeout_s: float = 600.0
+    step_timeout_s: float = 28_800.0  # a step of 1 % takes long where few call
     max_s: float = 86_400.0  # of all stages together
     idle_s: float = 300.0  # without a request of the candidate
     on_timeout: OnTimeout = OnTimeout.ROLL_BACK

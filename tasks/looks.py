@@ -28,12 +28,14 @@ class LookFile:
     def __init__(self, path: Path | None) -> None:
         self._path, self._last, self._told = path, -1e9, ""
 
-    def write(self, look: Look, verdict: Verdict, elapsed_s: float, outlook: str = "") -> None:
-        """Append a look, when it says something else than the last line or enough time has gone by."""
+    def write(self, look: Look, verdict: Verdict, elapsed_s: float, outlook: str = "") -> bool:
+        """Append a look when it says something else than the last one or enough time has gone by; whether it did."""
         told = f"{look.stage} {verdict.outcome}"
-        if self._path is None or (told == self._told and look.at - self._last < elapsed_s / FULL_LOOKS):
-            return
+        if told == self._told and look.at - self._last < elapsed_s / FULL_LOOKS:
+            return False
         self._last, self._told = look.at, told
+        if self._path is None:
+            return True
         doc = {
             "at": look.at,
             "stage": look.stage,
@@ -47,6 +49,7 @@ class LookFile:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a") as file:
             file.write(json.dumps(doc) + "\n")
+        return True
 
 
 def numbers_of(verdict: Verdict) -> dict[str, float]:

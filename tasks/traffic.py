@@ -178,13 +178,14 @@ def _in_sticky_group(store: Store, service: str) -> bool:
 def watch_stage(scene: Scene, trail: Trail) -> Stretch:
     """The loop of one stage. The lease is renewed only after a fresh look at the evidence, never by itself."""
     policy, plan = scene.order.policy, stages(scene.order.policy)[scene.stage]
-    began, renewed, looks, asked = scene.clock(), 0.0, list[Look](), False
-    entered = trail.evidence.stage == scene.stage and trail.evidence.n_candidate
-    trail = trail if entered else _entered(trail, scene.stage)
+    renewed, looks, asked = 0.0, list[Look](), False
+    is_again = trail.evidence.stage == scene.stage and trail.stage_began > 0
+    trail = trail if is_again else _entered(trail, scene.stage, scene.clock())
+    began = trail.stage_began
     arms, before = scene.arms(0.0), pids(scene.store.instances(scene.ticket.service))
     while True:
         now = scene.clock()
-        trail, judged = read_on(trail, scene.gateway, arms, now - policy.settle_s)
+        trail, judged = read_on(trail, scene.gateway, arms, now, policy.settle_s)
         scene.save(trail, judged)
         present = scene.store.instances(scene.ticket.service)
         accident = incident(before, present, scene.ticket.stable, scene.candidate.number, now)
@@ -193,8 +194,9 @@ def watch_stage(scene: Scene, trail: Trail) -> Stretch:
         verdict = accident or judge(trail.evidence, policy, part, _others(scene, trail, part, now))
         times = _times(scene, trail, began, now)
         outlook = _outlook(scene, trail, verdict, times)
-        looks.append(Look(now, plan.name, scene.step.canary_permille, scene.step.mirror_permille, numbers_of(verdict)))
-        scene.looks.write(looks[-1], verdict, times.stage_s, outlook)
+        look = Look(now, plan.name, scene.step.canary_permille, scene.step.mirror_permille, numbers_of(verdict))
+        if scene.looks.write(look, verdict, times.stage_s, outlook):
+            looks.append(look)
         step = decide(policy, scene.stage, verdict, times)
         if isinstance(step, Ask):
             step, asked = _answered(scene, step, asked), True
@@ -207,13 +209,14 @@ def watch_stage(scene: Scene, trail: Trail) -> Stretch:
         scene.sleep(policy.look_s)
 
 
-def _entered(trail: Trail, stage: int) -> Trail:
-    return replace(trail, evidence=next_stage(trail.evidence, stage), tokens=0)
+def _entered(trail: Trail, stage: int, now: float) -> Trail:
+    return replace(trail, evidence=next_stage(trail.evidence, stage), tokens=0, stage_began=now)
 
 
 def _times(scene: Scene, trail: Trail, began: float, now: float) -> Times:
     last = max(trail.evidence.last_at, began)
-    return Times(now - began, now - scene.ticket.began, now - last)
+    hang_s = scene.order.service.response_timeout_s + scene.order.policy.settle_s
+    return Times(now - began, now - scene.ticket.began, now - last, hang_s)
 
 
 def _answered(scene: Scene, step: Ask, asked: bool) -> Step:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gateway.port import Cursor, Gateway
+from gateway.port import Cursor, Gateway, Record
 from gateway.samples import Arms, routed_of, samples_of
 from rollout import agreement
 from rollout.agreement import Agreement
@@ -20,6 +20,7 @@ from rollout.evidence import Evidence, evidence_of, fresh, plain, with_reference
 from rollout.nouns import Sample, Samples
 from rollout.policy import Policy
 
+ROUTED_S = 120  # by then nearly all requests have ended
 REFERENCE = 2000  # of stable's last requests from before the release: what both arms' latencies are ranked by
 
 
@@ -33,6 +34,8 @@ class Trail:
     tokens: int = 0  # that the candidate put out in this stage
     outputs: Agreement | None = None
     paired_until: float = 0.0  # call records of copies are compared up to here
+    stage_began: float = 0.0
+    routed: tuple[tuple[int, float, int, int], ...] = ()  # (second, share, to the candidate, to the other), still young
 
 
 def first_trail(samples: tuple[Sample, ...], cursor: Cursor, policy: Policy, outputs: Agreement | None = None) -> Trail:
@@ -52,15 +55,41 @@ def look_back(gateway: Gateway, service: str, stable: int) -> tuple[tuple[Sample
         cursor = after
 
 
-def read_on(trail: Trail, gateway: Gateway, arms: Arms, settled_at: float) -> tuple[Trail, Samples]:
-    """The trail with all that is new, and the samples that were judged: those that began before ``settled_at``."""
+def read_on(trail: Trail, gateway: Gateway, arms: Arms, now: float, settle_s: float) -> tuple[Trail, Samples]:
+    """The trail with all that is new, and the samples that were judged: those that began ``settle_s`` ago or earlier.
+
+    Whether the split is delivered is asked of requests that began ``ROUTED_S`` ago: a record is written when a request
+    ends, so among young ones those of the slower version are still missing.
+    """
     records, cursor = gateway.records(trail.cursor)
     new = samples_of(records, arms)
-    ripe, young = _settled(trail.young, new, settled_at)
-    routed = routed_of(records, arms)
-    evidence = with_routed(trail.evidence, [w for w, _ in routed], [hit for _, hit in routed])
+    ripe, young = _settled(trail.young, new, now - settle_s)
+    due, rest = _due(trail.routed, records, arms, int(now - ROUTED_S))
+    evidence = with_routed(trail.evidence, *due)
     tokens = trail.tokens + sum(s.tokens_out or 0 for s in new.candidate)
-    return replace(trail, evidence=with_samples(evidence, ripe), cursor=cursor, young=young, tokens=tokens), ripe
+    seen = with_samples(evidence, ripe)
+    return replace(trail, evidence=seen, cursor=cursor, young=young, tokens=tokens, routed=rest), ripe
+
+
+Routed = tuple[tuple[int, float, int, int], ...]
+
+
+Drawn = tuple[list[float], list[bool]]
+
+
+def _due(before: Routed, records: list[Record], arms: Arms, until: int) -> tuple[Drawn, Routed]:
+    """Shares and arms of the requests that are old enough, by the second; and counts of the others."""
+    counts = {(second, weight): [hits, misses] for second, weight, hits, misses in before}
+    for at, weight, hit in routed_of(records, arms):
+        counts.setdefault((int(at), weight), [0, 0])[0 if hit else 1] += 1
+    weights: list[float] = []
+    hits: list[bool] = []
+    for (second, weight), (more, less) in sorted(counts.items()):
+        if second <= until:
+            weights += [weight] * (more + less)
+            hits += [True] * more + [False] * less
+    rest = tuple((second, weight, *count) for (second, weight), count in sorted(counts.items()) if second > until)
+    return (weights, hits), rest  # type: ignore[return-value]
 
 
 def _settled(before: Samples, new: Samples, at: float) -> tuple[Samples, Samples]:
@@ -80,6 +109,8 @@ def save(trail: Trail, stage: int, path: Path) -> None:
         "tokens": trail.tokens,
         "outputs": None if trail.outputs is None else agreement.plain(trail.outputs),
         "paired_until": trail.paired_until,
+        "stage_began": trail.stage_began,
+        "routed": trail.routed,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".new")
@@ -102,4 +133,6 @@ def saved(path: Path, stage: int, otherwise: Trail) -> Trail:
         tokens=doc["tokens"],
         outputs=None if doc["outputs"] is None else agreement.agreement_of(doc["outputs"]),
         paired_until=doc["paired_until"],
+        stage_began=doc["stage_began"],
+        routed=tuple(tuple(counts) for counts in doc["routed"]),
     )

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rollout.evidence.wagers import Floats, Wagers, after
+from rollout.evidence.wagers import Floats, Wagers, after, after_all
 
 FACTORS = (1.08, 1.25, 1.6, 2.5, 6.0, 25.0)  # of a bound, that are wagered on
 _LADDER = tuple(float(x) for x in np.exp(np.linspace(-math.log(30), math.log(30), 81)))  # of the interval
@@ -63,10 +63,13 @@ class RatioTest:
         return self.better.reached(alpha)
 
 
-def with_events(test: RatioTest, candidate: ArrayLike, weight: ArrayLike, interval: bool = True) -> RatioTest:
+def with_events(
+    test: RatioTest, candidate: ArrayLike, weight: ArrayLike, interval: bool = True, ordered: bool = True
+) -> RatioTest:
     """The test with more events in their order: which were the candidate's (booleans), and the weight in force at each.
 
-    An event at a weight of 0 or 1 says nothing of a ratio and is left out. Without ``interval`` the ladder rests.
+    An event at a weight of 0 or 1 says nothing of a ratio and is left out. Without ``interval`` the ladder rests. Where
+    they are not ``ordered``, only the end counts.
 
     >>> seen = with_events(RatioTest(1.0, 2.0), [True] * 20, [0.5] * 20)
     >>> seen.harmful(0.001), seen.allowed(0.5), round(seen.low, 2)
@@ -80,11 +83,15 @@ def with_events(test: RatioTest, candidate: ArrayLike, weight: ArrayLike, interv
     seen = replace(test, candidate=test.candidate + int(hit.sum()), stable=test.stable + int((~hit).sum()))
     if test.harm:
         bets = [test.harm * f for f in FACTORS]
-        seen = replace(seen, worse=after(test.worse, _steps(np.array([test.harm, *bets]), hit, w)))
+        seen = replace(seen, worse=_wagered(test.worse, _steps(np.array([test.harm, *bets]), hit, w), ordered))
     if test.allow:
         bets = [test.allow / f for f in FACTORS]
-        seen = replace(seen, better=after(test.better, _steps(np.array([test.allow, *bets]), hit, w)))
+        seen = replace(seen, better=_wagered(test.better, _steps(np.array([test.allow, *bets]), hit, w), ordered))
     return _with_interval(seen, hit, w) if interval else seen
+
+
+def _wagered(wagers: Wagers, steps: Floats, ordered: bool) -> Wagers:
+    return after(wagers, steps) if ordered else after_all(wagers, steps.sum(axis=1))
 
 
 def _steps(ratios: Floats, hit: NDArray[np.bool_], w: Floats) -> Floats:

@@ -127,15 +127,16 @@ def _with_tests(evidence: Latency, x: Floats, strata: NDArray[np.int64], hit: ND
     tables = _tables(evidence, strata)
     harm_score, harm_over = _scored(tables, harm_x, strata)
     allow_score, allow_over = _scored(tables, allow_x, strata)
-    parts = dict(evidence.parts)
+    parts, centre = dict(evidence.parts), np.empty(len(x))
     for stratum in np.unique(strata).tolist():
         of = strata == stratum
+        centre[of] = parts.get(stratum, RankTest(above=True)).centre  # its own: else another mix would look like harm
         parts[stratum] = with_scores(parts.get(stratum, RankTest(above=True)), harm_score[of], hit[of], w[of])
     return replace(
         evidence,
-        slower=with_scores(evidence.slower, harm_score, hit, w),
+        slower=with_scores(evidence.slower, harm_score, hit, w, centre),
         slower_tail=with_events(evidence.slower_tail, hit[harm_over], w[harm_over], False),
-        faster=with_scores(evidence.faster, allow_score, hit, w),
+        faster=with_scores(evidence.faster, allow_score, hit, w, centre),
         faster_tail=with_events(evidence.faster_tail, hit[allow_over], w[allow_over], False),
         faster_tally=difference.with_requests(evidence.faster_tally, allow_over, hit, w),
         parts=parts,

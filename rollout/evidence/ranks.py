@@ -36,15 +36,21 @@ class RankTest:
     n: int = 0
 
 
-def with_scores(test: RankTest, score: Floats, candidate: NDArray[np.bool_], weight: Floats) -> RankTest:
-    """The test with more requests in their order: scores in [0, 1], which are the candidate's, weights in force."""
+def with_scores(
+    test: RankTest, score: Floats, candidate: NDArray[np.bool_], weight: Floats, centre: Floats | None = None
+) -> RankTest:
+    """The test with more requests in their order: scores in [0, 1], which are the candidate's, weights in force.
+
+    ``centre``: of each request, known before it; without, the test's own, which follows the scores.
+    """
     telling = (weight > 0.0) & (weight < 1.0)
     g, hit, w = score[telling], candidate[telling], weight[telling]
     if not len(g):
         return test
+    middle = test.centre if centre is None else centre[telling]
     kept = len(g) / (len(g) + _MEMORY)
-    centre = test.centre * (1 - kept) + float(g.mean()) * kept
-    return replace(_after(test, (g - test.centre) * np.where(hit, 1 - w, -w)), centre=centre)
+    own = test.centre * (1 - kept) + float(g.mean()) * kept
+    return replace(_after(test, (g - middle) * np.where(hit, 1 - w, -w)), centre=own)
 
 
 def with_pairs(test: RankTest, candidate: Floats, stable: Floats) -> RankTest:

@@ -19,7 +19,8 @@ from rollout.nouns import Sample, Samples
 from rollout.policy import ErrorMargin, Margin, Objectives, Policy
 
 SPLIT_ALPHA = 0.0005  # on each side: probability that a split that works is ever called wrong
-_OPEN = 1024  # answers that wait for their other half
+_MORE_LEFT = 0.05  # of the requests whose clients may leave beyond stable's share
+_OPEN = 8192  # answers that wait for their other half; more are given up, the oldest first
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def fresh(policy: Policy) -> Evidence:
     margins = (("TTFT", policy.ttft), ("TPOT", policy.tpot), ("E2E", policy.e2e))
     kept: list[tuple[str, ErrorMargin | None]] = [("errors", policy.errors), ("refusals", policy.refusals)]
     kept.append(("goodput", policy.goodput if policy.objectives else None))
-    kept.append(("abandoned", ErrorMargin(policy.abandoned, 0.0) if policy.abandoned else None))
+    kept.append(("abandoned", ErrorMargin(policy.abandoned, _MORE_LEFT) if policy.abandoned else None))
     return Evidence(
         latencies=tuple(Latency(name, m, by_answer=name == "E2E") for name, m in margins if isinstance(m, Margin)),
         counts=tuple(counted.counted(name, m) for name, m in kept if m),
@@ -76,8 +77,8 @@ def next_stage(evidence: Evidence, number: int) -> Evidence:
 
 
 def with_routed(evidence: Evidence, weight: Sequence[float], candidate: Sequence[bool]) -> Evidence:
-    """With requests as they were routed, whatever became of them: the share in force, and who got each."""
-    return replace(evidence, split=with_events(evidence.split, candidate, weight, interval=False))
+    """With requests as they were routed, in any order, whatever became of them: the share in force, who got each."""
+    return replace(evidence, split=with_events(evidence.split, candidate, weight, interval=False, ordered=False))
 
 
 def with_samples(evidence: Evidence, samples: Samples) -> Evidence:
@@ -97,15 +98,17 @@ def with_columns(evidence: Evidence, seen: Columns) -> Evidence:
     routed = seen.rows((seen.weight > 0) & (seen.weight < 1))
     if not len(routed):
         return evidence
-    hit, w, strata = routed.candidate, routed.weight, routed.strata
+    hit, w = routed.candidate, routed.weight
     return replace(
         evidence,
         latencies=tuple(
             latency.with_requests(test, *_of(test, routed), hit, w, evidence.stage) for test in evidence.latencies
         ),
         counts=tuple(
-            counted.with_requests(test, _events(test, routed, evidence.objectives), routed.error, strata, hit, w)
+            counted.with_requests(test, _events(test, seen, evidence.objectives), seen.error, seen.strata, *arms)
             for test in evidence.counts
+            for seen in [_judged(test, routed)]
+            for arms in [(seen.candidate, seen.weight)]
         ),
         **_seen(evidence, routed, int((~hit).sum()), int(hit.sum())),
     )
@@ -127,7 +130,8 @@ def with_pairs(evidence: Evidence, stable: Columns, candidate: Columns) -> Evide
             )
             for test in evidence.counts
         ),
-        **_seen(evidence, candidate, len(stable), len(candidate)),
+        **_seen(evidence, candidate, len(stable), len(candidate))
+        | {"streamed": evidence.streamed + _streams(stable) + _streams(candidate)},
     )
 
 
@@ -136,9 +140,13 @@ def _seen(evidence: Evidence, seen: Columns, stable: int, candidate: int) -> dic
     return {
         "n_stable": evidence.n_stable + stable,
         "n_candidate": evidence.n_candidate + candidate,
-        "streamed": evidence.streamed + int((seen.streamed & (seen.error == 0)).sum()),
+        "streamed": evidence.streamed + _streams(seen),
         "last_at": max(evidence.last_at, float(newest.max()) if len(newest) else 0.0),
     }
+
+
+def _streams(seen: Columns) -> int:
+    return int((seen.streamed & (seen.error == 0)).sum())
 
 
 def _of(test: Latency, seen: Columns) -> tuple[Floats, NDArray[np.int64]]:
@@ -155,13 +163,18 @@ def _alike(test: Latency, stable: Columns, candidate: Columns) -> tuple[Floats, 
     return np.where(strata == others, slow, np.nan), other, strata
 
 
+def _judged(test: Counted, seen: Columns) -> Columns:
+    """A client that left is no answer, neither a good one nor a bad one."""
+    return seen.rows(seen.error != LEFT) if test.name in ("errors", "refusals") else seen
+
+
 def _events(test: Counted, seen: Columns, objectives: Objectives | None) -> NDArray[np.bool_]:
     if test.name == "refusals":
         return seen.error == REFUSED
     if test.name == "abandoned":
         return seen.error == LEFT
     if test.name == "goodput" and objectives:
-        return seen.failed | (seen.error == REFUSED) | _missed(seen, objectives)
+        return (seen.error > 0) | _missed(seen, objectives)
     return seen.failed
 
 

@@ -157,7 +157,7 @@ def test_a_member_s_requests_weigh_what_its_lease_gave_through_a_group_too(
     assert {s.weight for s in (*found.stable, *found.candidate)} == {0.3}
     routed = routed_of(records, arms)
     assert len(routed) == sum(r.service == "chat" for r in records)
-    assert sum(hit for _, hit in routed) == len(found.candidate)
+    assert sum(hit for *_, hit in routed) == len(found.candidate)
 
 
 def test_beside_a_baseline_each_of_both_is_as_likely(
@@ -172,6 +172,6 @@ def test_beside_a_baseline_each_of_both_is_as_likely(
     arms = Arms("chat", stable=3, candidate=2, mirrored=False, since=0.0, baseline=True)
     records = proxy.records(100)
     found, routed = samples_of(records, arms), routed_of(records, arms)
-    assert {s.weight for s in (*found.stable, *found.candidate)} == {0.5} == {share for share, _ in routed}
+    assert {s.weight for s in (*found.stable, *found.candidate)} == {0.5} == {share for _, share, _ in routed}
     assert len(routed) == len(found.stable) + len(found.candidate) < 100
     assert min(len(found.stable), len(found.candidate)) > 15  # of 40 each; five standard deviations

@@ -144,7 +144,7 @@ def test_computed_steps_are_bounded_in_percent():
         ({"look_s": 3}, ["lease_s", "6", "three looks"]),
         ({"lease_s": 11}, ["lease_s", "11"]),
         ({"settle_s": 61}, ["settle_s", "61"]),
-        ({"min_step_s": 600}, ["min_step_s", "600", "step_timeout_s"]),
+        ({"min_step_s": 600, "step_timeout_s": 600}, ["min_step_s", "600", "step_timeout_s"]),
         ({"min_step_s": 100, "max_s": 200}, ["max_s", "200", "3 stages"]),
         ({"max_s": 0}, ["max_s", "0"]),
         ({"idle_s": 0}, ["idle_s", "0"]),
@@ -192,7 +192,7 @@ def test_an_address_with_a_password_is_refused_and_not_repeated():
 def test_a_refusal_names_the_file(tmp_path):
     """A contradiction between fields is told with the file's path, as a wrong field is."""
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump({**BASE, "min_step_s": 900}))
+    path.write_text(yaml.safe_dump({**BASE, "min_step_s": 900, "step_timeout_s": 600}))
     with pytest.raises(Refused, match=r"mine\.yaml: min_step_s: 900"):
         read_rollout(path)
 

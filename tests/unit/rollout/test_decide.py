@@ -69,6 +69,13 @@ def test_a_step_lasts_its_least_time():
     assert isinstance(decide(policy, 0, GOOD, Times(60.0)), Shift)
 
 
+def test_a_stage_does_not_end_well_before_a_request_that_hangs_would_be_known():
+    """What hangs is recorded when the gateway gives it up; harm that is proven does not wait."""
+    early, late = Times(4.0, hang_s=6.0), Times(6.0, hang_s=6.0)
+    assert isinstance(decide(Policy(), 0, GOOD, early), Hold) and isinstance(decide(Policy(), 0, GOOD, late), Shift)
+    assert isinstance(decide(Policy(), 0, BAD, early), RollBack)
+
+
 @pytest.mark.parametrize("stage", range(5))
 def test_a_person_is_asked_where_the_policy_says_so(stage):
     """Before the named step, and before promotion; what follows on a yes is what would have followed."""

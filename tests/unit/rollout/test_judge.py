@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from strategies import requests, samples
 
-from rollout.evidence import fresh, with_columns, with_reference, with_routed, with_samples
+from rollout.evidence import fresh, next_stage, with_columns, with_reference, with_routed, with_samples
 from rollout.judge import judge, judge_alone
 from rollout.nouns import Finding, Outcome, Sample, Samples
 from rollout.policy import Margin, Policy
@@ -73,9 +73,22 @@ def test_silence_is_never_success():
 
 def test_a_stage_needs_samples_of_its_own():
     """Whatever earlier stages have proven, the present one has to see the least number of each arm."""
-    policy = replace(POLICY, min_samples=1000)
-    found = verdict(policy=policy)
-    assert found.outcome is Outcome.UNDECIDED and "1000 of each are needed" in found.reason
+    rng, evidence = np.random.default_rng(1), known()
+    proven = with_samples(evidence, Samples(samples(rng, 900, 0.1), samples(rng, 900, 0.1)))
+    assert judge(proven, POLICY).outcome is Outcome.PROMOTE
+    found = judge(next_stage(proven, 1), POLICY)
+    assert found.outcome is Outcome.UNDECIDED and "20 of each are needed" in found.reason
+
+
+def test_a_metric_of_which_nothing_is_known_is_not_good():
+    """The candidate's answers have no token counts: its time per token is unknown, whatever stable's says."""
+    rng, evidence = np.random.default_rng(1), known()
+    for _ in range(10):
+        silent = tuple(s._replace(tokens_out=None) for s in samples(rng, 90, 0.1))
+        evidence = with_samples(evidence, Samples(samples(rng, 90, 0.1), silent))
+    found = {f.metric: f for f in judge(evidence, POLICY).findings}
+    assert found["TPOT"].outcome is Outcome.UNDECIDED and "0 and 900 requests" in found["TPOT"].sentence
+    assert found["TTFT"].outcome is Outcome.PROMOTE
 
 
 def test_an_early_stage_asks_for_a_part_of_the_proof():
@@ -128,6 +141,8 @@ def test_a_broken_split_stops_the_judging():
     evidence = with_routed(known(), [0.1] * 3000, list(rng.random(3000) < 0.2))
     found = judge(with_samples(evidence, Samples(samples(rng, 900, 0.1), samples(rng, 900, 0.3))), POLICY)
     assert found.outcome is Outcome.UNDECIDED and found.stuck and "sample ratio" in found.reason
+    veto = Finding("veto gpu", Outcome.ROLL_BACK, None, None, None, None, 1.0, 0, 0, "veto gpu: 93 above 85")
+    assert judge(evidence, POLICY, others=[veto]).outcome is Outcome.ROLL_BACK  # that one needs no split
 
 
 def test_findings_from_elsewhere_count_as_much():
