@@ -19,14 +19,14 @@ from cli.stack import up
 from gateway.port import open_gateway
 from rollout.nouns import Health
 from store.port import Release
-from tasks.traffic import end_of_records
+from tasks.trail import look_back
 
 
 @pytest.fixture
 def canary(house: House, chat: Release, stable: int, tmp_path: Path) -> Iterator[Canary]:
     """Half of the traffic on a candidate, and a client that was answered by both versions."""
     with witness(house.stack, SERVICE, tmp_path) as client:
-        since = end_of_records(open_gateway(house.stack.gateway()))
+        _, since = look_back(open_gateway(house.stack.gateway()), SERVICE, stable)
         run = house.start(SERVICE, chat.model_uri, "q4_0", "patient")
         until(lambda: SERVICE in house.store.leases(), 90, "a canary")
         release = house.release_of(run)
