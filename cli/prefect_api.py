@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from configs.stack import Stack
 from rollout.errors import NotFound, Refused, Unavailable
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
+WAITS_S = (0.5, 1.0, 2.0, 4.0)  # before each try but the first
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,24 @@ class PrefectApi:
         return [line["message"] for line in self._checked(self._call("POST", "/logs/filter", body))]
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-        """Prefect says 503 while its SQLite file is locked, and means: ask again; its own client does so too."""
-        try:
-            for wait_s in (0.5, 1.0, 2.0, 4.0):
-                answer = httpx.request(method, self._base + path, json=body, timeout=30.0, trust_env=False)
+        """Prefect says 503 while its SQLite file is locked, and means: ask again; its own client does so too.
+
+        Nor is one slow answer the end of a release that is followed for hours. Each call here may be made twice: a
+        run is started under an idempotency key.
+        """
+        for wait_s in WAITS_S:
+            with suppress(httpx.TransportError):
+                answer = self._send(method, path, body)
                 if answer.status_code != 503:
-                    break
-                time.sleep(wait_s)
-            return answer
+                    return answer
+            time.sleep(wait_s)
+        try:
+            return self._send(method, path, body)
         except httpx.HTTPError as error:
             raise Unavailable(f"Prefect does not answer at {self._base}: {error}; is the stack up?") from error
+
+    def _send(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
+        return httpx.request(method, self._base + path, json=body, timeout=30.0, trust_env=False)
 
     def _checked(self, answer: httpx.Response) -> Any:
         if answer.is_error:

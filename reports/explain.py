@@ -41,6 +41,7 @@ def facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("begun", when(record["begun_at"])),
         ("ended", when(record["ended_at"])),
         ("requests judged", _requests(record)),
+        *(("a person", _said(word)) for word in record["answers"]),
     ]
     return [(name, str(value)) for name, value in known if value]
 
@@ -168,6 +169,11 @@ def _proof(e: float | None, needs: float | None) -> str:
     if not needs or e is None:
         return "–"
     return f"{'>1e6' if e > 1e6 else f'{e:.3g}'} of {needs:.3g}"
+
+
+def _said(word: Mapping[str, Any]) -> str:
+    why = f", for: {word['reason']}" if word["reason"] else ""
+    return f"{word['who']} said {'yes' if word['yes'] else 'no'} at {when(word['at'])}{why} (asked: {word['question']})"
 
 
 def _requests(record: Mapping[str, Any]) -> str:

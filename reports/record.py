@@ -11,6 +11,7 @@ distributions {TTFT | TPOT | E2E: {stable | candidate: {n, p50, p90, p95, p99, p
 worst        [{metric, kind, name, stable, candidate, n_stable, n_candidate, harm_e}], the strongest evidence first
 examples     [{difference, prompt, stable, candidate, diverged_at, gain, id}], and with them
 outputs      what the comparison of answers said; None without one
+answers      [{question, yes, who, reason, at}], what people said
 stages, stress, seconds, gpu   as the release measured them
 """
 
@@ -77,6 +78,7 @@ def record(
         "worst": worst(findings),
         "outputs": compared.get("finding"),
         "examples": list((compared.get("agreement") or {}).get("examples") or []),
+        "answers": list(evidence.get("answers") or ()),
         **{name: evidence.get(name) for name in _REST},
     }
 

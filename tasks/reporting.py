@@ -40,7 +40,8 @@ def report(
     gpu: dict[str, dict[str, float]],
 ) -> dict[str, Any]:
     """Write the evidence to the store, the run to MLflow, and an artifact that tells what happened."""
-    release = open_store(order.stack.store()).release(ticket.release)
+    store = open_store(order.stack.store())
+    release, events = store.release(ticket.release), store.events(release=ticket.release, limit=100_000)
     evidence = {
         "release": release.id,
         "service": release.service,
@@ -52,6 +53,7 @@ def report(
         "candidate": candidate.number,
         "policy": order.policy_name,
         "rules": as_plain(order.policy),
+        "answers": [event.data for event in reversed(events) if event.kind == "answer"],
         "begun_at": release.created_at,
         "ended_at": release.finished_at,
         "findings": [asdict(f) for f in verdict.findings],
@@ -65,7 +67,7 @@ def report(
     (directory / "release.json").write_text(json.dumps(evidence, indent=1))
     record = record_of(evidence, directory)
     page = write_page(record, directory / PAGE)
-    open_store(order.stack.store()).attach_evidence(ticket.release, evidence)
+    store.attach_evidence(ticket.release, evidence)
     create_markdown_artifact(markdown(evidence), key=f"release-{release.service}", description=release.reason[:200])
     open_registry(order.stack.registry()).log_release(_run(order, evidence, record, load, stretches, page))
     return evidence

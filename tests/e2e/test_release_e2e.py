@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -159,7 +161,7 @@ def test_bad_version_is_rolled_back_with_the_reason(second: Release, third: Rele
 
 
 @pytest.mark.parametrize("name", ["first", "second", "third"])
-def test_mlflow_run_holds_the_release(name: str, house: House, request: pytest.FixtureRequest) -> None:
+def test_mlflow_run_holds_the_release(name: str, house: House, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Parameters, metrics by step, the verdict with its evidence and the plots lie in one run."""
     release: Release = request.getfixturevalue(name)
     (run,) = runs_of(house.stack, release)
@@ -168,10 +170,12 @@ def test_mlflow_run_holds_the_release(name: str, house: House, request: pytest.F
     assert run.data.metrics["seconds_total"] > run.data.metrics["seconds_stress"] > 0
     client = mlflow.MlflowClient(house.stack.mlflow_url)
     files = {f.path for f in client.list_artifacts(run.info.run_id)}
-    assert {"release.json", "release.md", "stress"} <= files
+    assert {"release.json", "release.md", "report", "stress"} <= files
+    record = json.loads(Path(client.download_artifacts(run.info.run_id, "release.json", str(tmp_path))).read_text())
+    assert (record["release"], record["outcome"]) == (release.id, str(release.phase))
     if release is not request.getfixturevalue("first"):
         looks = client.get_metric_history(run.info.run_id, "ttft_n")
-        assert len(looks) > 5 and "release" in files
+        assert len(looks) > 5
 
 
 def test_prefect_artifact_tells_what_happened(third: Release, house: House) -> None:

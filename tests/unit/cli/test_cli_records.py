@@ -23,19 +23,17 @@ from gateway.record_line import COLUMNS
 from rollout.errors import Refused
 
 ROOT = Path(__file__).parents[3]
-NOW = time.time()
-LIVE = {"at": f"{NOW - 30:.3f}", "kind": "L", "route": "chat/stable", "cluster": "chat@v1", "host": "v1.chat-v1-0"}
+LIVE = {"at": "30", "kind": "L", "route": "chat/stable", "cluster": "chat@v1", "host": "v1.chat-v1-0"}
 DONE = {"status": "200", "attempts": "1", "bytes_in": "8", "bytes_out": "9", "ttft_us": "100000", "total_us": "400000"}
 LINE = LIVE | DONE | {"client": "chat/alice", "usage_header": "4,16", "content_type": "text/event-stream"}
 LINES = [
-    {"at": f"{NOW - 9000:.3f}"},
+    {"at": "9000"},
     {"status": "503", "flags": "UH", "host": "-", "ttft_us": "-", "cluster": "chat@v2+v1", "attempts": "0"},
     {"kind": "M", "route": "chat@v2", "cluster": "chat@v2", "host": "v2.chat-v2-0", "client": "-"},
     {"route": "prod/group", "client": "prod/bob"},
     {"route": "other/stable", "cluster": "other@v1"},
 ]
 ERROR = {
-    "at": f"{NOW - 30:.3f}",
     "kind": "live",
     "request_id": "r",
     "route": "chat/stable",
@@ -50,8 +48,10 @@ ERROR = {
 
 
 def line(changes: dict[str, str]) -> str:
-    """A line of the log; what is not given is missing."""
-    return "\t".join((LINE | changes).get(name, "-") for name, _ in COLUMNS) + "\n"
+    """A line of the log, ``at`` given as seconds ago; what is not given is missing."""
+    values = LINE | changes
+    values["at"] = f"{time.time() - float(values['at']):.3f}"
+    return "\t".join(values.get(name, "-") for name, _ in COLUMNS) + "\n"
 
 
 @pytest.fixture
@@ -60,8 +60,9 @@ def home(tmp_path: Path) -> Path:
     run = tmp_path / "gateway" / "run"
     run.mkdir(parents=True)
     (run / "records.log").write_text("".join(line(changes) for changes in LINES))
-    mirrored = ERROR | {"kind": "mirror", "route": "chat@v2", "status": 504}
-    (run / "errors.jsonl").write_text(json.dumps(ERROR) + "\n" + json.dumps(mirrored) + "\n")
+    error = ERROR | {"at": f"{time.time() - 30:.3f}"}
+    mirrored = error | {"kind": "mirror", "route": "chat@v2", "status": 504}
+    (run / "errors.jsonl").write_text(json.dumps(error) + "\n" + json.dumps(mirrored) + "\n")
     return tmp_path
 
 
@@ -165,5 +166,5 @@ def test_a_row_says_who_was_to_answer():
 
 def test_what_a_client_sent_cannot_steer_the_terminal():
     """Control characters are shown, not sent."""
-    wicked = Refusal(NOW, "r", "live", "chat", None, "GET", "/\x1b[2J", 404, "-", "x", "a\x07\nb")
+    wicked = Refusal(time.time(), "r", "live", "chat", None, "GET", "/\x1b[2J", 404, "-", "x", "a\x07\nb")
     assert error_row(wicked)[-3:] == ("GET /\\x1b[2J", "x", "a\\x07\\x0ab")
