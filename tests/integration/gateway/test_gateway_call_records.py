@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 import httpx
@@ -48,6 +49,15 @@ def ask(proxy: Proxy, door: str = "chat", path: str = "v1/completions", **more: 
 def recorded(proxy: Proxy, service: str = "chat") -> list[CallRecord]:
     """All that was kept of a service so far."""
     return last_calls(calls_folder(proxy.settings), service, 100_000)
+
+
+def recorders() -> list[psutil.Process]:
+    """The running processes that record; one that has just ended has no command line any more."""
+    running = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            running += [child] if "gateway.recorder" in child.cmdline() else []
+    return running
 
 
 def begin(proxy: Proxy) -> None:
@@ -164,7 +174,7 @@ def test_no_request_notices_that_the_recorder_dies(proxy: Proxy, v1: Upstream, r
     begin(proxy)
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(ask, proxy) for _ in range(200)]
-        children = [c for c in psutil.Process().children() if "gateway.recorder" in c.cmdline()]
+        children = recorders()
         for child in children:
             child.kill()
         assert len(children) == 1 and {a.result().status_code for a in asked} == {200}
@@ -187,6 +197,6 @@ def test_switched_off_it_stops_at_once(proxy: Proxy, v1: Upstream, recorder: thr
     proxy.gateway.apply(a_recorded(v1))
     begin(proxy)
     proxy.gateway.apply(a_state(v1))
-    until(lambda: not any("gateway.recorder" in c.cmdline() for c in psutil.Process().children()))
+    until(lambda: not recorders())
     before = len(recorded(proxy))
     assert ask(proxy).status_code == 200 and len(recorded(proxy)) == before
