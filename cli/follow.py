@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from cli.prefect_api import PrefectApi, Run
+from cli.release_approve import how_to_answer
 from cli.screen import say
 from configs.stack import Stack
 from rollout.errors import Unavailable
@@ -40,9 +41,8 @@ def follow_release(stack: Stack, run_id: str, quiet: bool, patience_s: float = 1
                 say(f"  {time.monotonic() - began:6.1f} s  {stage}")
         if found is not None and found.waiting != asked:
             asked = found.waiting
-            if asked and not quiet:
-                answers = f"`roundhouse release approve {found.id}` or `roundhouse release reject {found.id}`"
-                say(f"  {asked} Answer with {answers}")
+            if asked:  # also where nothing else is shown: who waits for a person says so
+                say(f"  {asked} Answer with {how_to_answer(found)}")
         run = api.run(run_id)
         if run.ended and found is not None and not found.phase.active:
             return _of_run(store, run_id) or found

@@ -11,6 +11,7 @@ import httpx
 
 from cli.parts import GATEWAYS, Part, parts
 from cli.processes import listening_port, marked, memory_mib
+from cli.release_approve import how_to_answer
 from cli.stack import answers
 from cli.traffic_show import Seen, observed
 from configs.stack import Stack
@@ -134,8 +135,8 @@ def refusals(store: Store) -> list[PartStatus]:
 def questions(store: Store) -> list[PartStatus]:
     """Releases that a person is to decide on, with what they ask."""
     asking = [r for r in store.unsettled() if r.phase.active and r.waiting]
-    told = "{0.waiting} Answer with `roundhouse release approve {0.id}` or `roundhouse release reject {0.id}`"
-    return [PartStatus(f"release {r.id}", None, None, "waiting", None, told.format(r), True) for r in asking]
+    told = [(r.id, f"{r.waiting} Answer with {how_to_answer(r)}") for r in asking]
+    return [PartStatus(f"release {name}", None, None, "waiting", None, text, True) for name, text in told]
 
 
 def _strays(stack: Stack, pid: int | None) -> list[PartStatus]:

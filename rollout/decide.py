@@ -10,7 +10,8 @@ from rollout.policy import OnTimeout, Policy, Stage, stages
 
 @dataclass(frozen=True)
 class Times:
-    """How long it has been, seconds: this stage, all stages, and since the candidate's last request.
+    """How long it has been, seconds: this stage, all stages without what people took to answer, and since the
+    candidate's last request.
 
     ``hang_s``: a request that gets no answer is recorded so long after it began.
     """
@@ -21,16 +22,23 @@ class Times:
     hang_s: float = 0.0
 
 
+_START = "before traffic"
+
+
 def first_step(policy: Policy, stable: int | None, alone: Verdict) -> Step:
     """How a release goes on once its candidate is ready and was tried ``alone``, before any user's request.
 
-    A first version has nothing to be compared with: it is promoted when it answered what it was asked.
+    A first version has nothing to be compared with: it is promoted when it answered what it was asked. What is stuck
+    before it began stays so: users' requests would not tell either.
     """
     if alone.outcome is Outcome.ROLL_BACK:
         return RollBack(alone.reason)
     if stable is None:
-        return Promote(f"first version; {alone.reason}")
-    return _asked_first(policy, stages(policy)[0].name, _shift(stages(policy)[0]), alone.reason)
+        return _asked_first(policy, _START, "promote", Promote(f"first version; {alone.reason}"), alone.reason)
+    first = stages(policy)[0]
+    if alone.stuck and policy.on_timeout is not OnTimeout.HOLD:
+        return _otherwise(policy.on_timeout, (_START, "stuck"), alone.reason, first.name, _shift(first))
+    return _asked_first(policy, _START, first.name, _shift(first), alone.reason)
 
 
 def decide(policy: Policy, stage: int, verdict: Verdict, times: Times) -> Step:
@@ -45,24 +53,25 @@ def decide(policy: Policy, stage: int, verdict: Verdict, times: Times) -> Step:
     if verdict.outcome is Outcome.ROLL_BACK:
         return RollBack(verdict.reason)
     then = Promote(verdict.reason) if stage + 1 >= len(plan) else _shift(plan[stage + 1])
+    following = "promote" if isinstance(then, Promote) else plan[stage + 1].name
     if verdict.outcome is Outcome.PROMOTE:
         if times.stage_s < policy.min_step_s:
             return Hold(f"good so far, but {name} lasts at least {policy.min_step_s:g} s")
         if times.stage_s < times.hang_s:
             return Hold(f"good so far, but a request that hangs is only known after {times.hang_s:g} s")
-        following = "promote" if isinstance(then, Promote) else plan[stage + 1].name
-        return _asked_first(policy, following, then, verdict.reason)
+        return _asked_first(policy, name, following, then, verdict.reason)
     if verdict.stuck:
-        return _otherwise(policy.on_timeout, f"not decidable in {name}: {verdict.reason}", then)
+        stuck = f"not decidable in {name}: {verdict.reason}"
+        return _otherwise(policy.on_timeout, (name, "stuck"), stuck, following, then)
     if times.stage_s >= policy.step_timeout_s:
         late = f"not decidable within {policy.step_timeout_s:g} s of {name}: {verdict.reason}"
-        return _otherwise(policy.on_timeout, late, then)
+        return _otherwise(policy.on_timeout, (name, "timeout"), late, following, then)
     if times.all_s >= policy.max_s:
         late = f"not decidable within the {policy.max_s:g} s that all stages have, now in {name}: {verdict.reason}"
-        return _otherwise(policy.on_timeout, late, then)
+        return _otherwise(policy.on_timeout, (name, "timeout of all"), late, following, then)
     if times.idle_s >= policy.idle_s:
         quiet = f"no request of the candidate for {times.idle_s:.0f} s in {name}: {verdict.reason}"
-        return _otherwise(policy.on_idle, quiet, then)
+        return _otherwise(policy.on_idle, (name, "idle"), quiet, following, then)
     return Hold(verdict.reason)
 
 
@@ -71,14 +80,18 @@ def part_of_proof(policy: Policy, stage: int) -> float:
     return (stage + 1) / len(stages(policy))
 
 
-def _asked_first(policy: Policy, name: str, then: Shift | Promote, reason: str) -> Step:
-    return Ask(f"go on with {name}? {reason}", then) if name in policy.approvals else then
+def _asked_first(policy: Policy, name: str, following: str, then: Shift | Promote, reason: str) -> Step:
+    if following not in policy.approvals:
+        return then
+    return Ask(f"go on with {following}? {reason}", then, f"{name}: approval")
 
 
-def _otherwise(how: OnTimeout, reason: str, then: Shift | Promote) -> Step:
+def _otherwise(how: OnTimeout, key: tuple[str, str], reason: str, following: str, then: Shift | Promote) -> Step:
     if how is OnTimeout.ROLL_BACK:
         return RollBack(reason)
-    return Ask(reason, then) if how is OnTimeout.ASK else Hold(reason)
+    if how is OnTimeout.HOLD:
+        return Hold(reason)
+    return Ask(f"go on with {following} all the same? {reason}", then, ": ".join(key))
 
 
 def _shift(stage: Stage) -> Shift:

@@ -300,10 +300,14 @@ class RollBack:
 
 @dataclass(frozen=True)
 class Ask:
-    """Next: a person says whether ``then`` is done. Until then nothing changes, and harm still rolls back."""
+    """Next: a person says whether ``then`` is done. Until then nothing changes, and harm still rolls back.
+
+    ``key`` names what is asked, whatever numbers the question tells: an answer is one to this key and to no other.
+    """
 
     question: str
     then: Shift | Promote
+    key: str
 
 
 Step = Shift | Hold | Promote | RollBack | Ask

@@ -138,8 +138,15 @@ def schedule(policy: Policy, traffic: TrafficModel, steps: Sequence[int]) -> Sch
 
 
 def planned(policy: Policy, traffic: TrafficModel | None) -> Policy:
-    """The policy with computed steps where it asks for them; with those it names where no traffic is known."""
-    return replace(policy, steps=quickest(policy, traffic).permille) if policy.auto and traffic else policy
+    """The policy with computed steps where it asks for them; where no traffic is known, with the usual ones from the
+    first to the largest share that users were promised."""
+    auto = policy.auto
+    if auto is None:
+        return policy
+    if traffic is not None:
+        return replace(policy, steps=quickest(policy, traffic).permille)
+    usual = {step for step in policy.steps if auto.first < step < auto.largest}
+    return replace(policy, steps=tuple(sorted({auto.first, *usual, auto.largest})))
 
 
 class _Cost:

@@ -120,7 +120,9 @@ class Release:
     promised: dict[str, Any] = field(default_factory=dict)  # room for the candidate: a configs.room.Wanted as a mapping
     baseline: int | None = None  # a version like stable that the candidate is compared with; it ends with the release
     waiting: str = ""  # the question that a person is to answer
-    answer: dict[str, Any] | None = None  # the last one: ``question``, ``yes``, ``who``, ``reason``, ``at``
+    waiting_key: str = ""  # what is asked, whatever numbers the question tells
+    asked: int = 0  # questions so far: the number of the last one
+    answer: dict[str, Any] | None = None  # to that: ``number, key, question, yes, who, reason, at``
 
 
 @dataclass(frozen=True)
@@ -269,13 +271,20 @@ class Store(Protocol):
         """Ends a running release and its lease; its baseline loses its instances, and so does its candidate where it
         was rolled back or failed."""
 
-    def ask(self, release_id: str, question: str) -> Release:
-        """A person is to decide; earlier answers to other questions are forgotten. Asked again it changes nothing, not
-        even an answer that was given since. Raises Conflict once the release has ended."""
+    def ask(self, release_id: str, question: str, key: str) -> Release:
+        """A person is to decide; the answer to another question does not stand for this one. Asked again under the same
+        ``key`` it changes nothing, not even an answer that was given since. Raises Conflict once the release has
+        ended."""
 
-    def answer(self, release_id: str, yes: bool, who: str, reason: str, now: float | None = None) -> Release:
-        """What a person said to the question, which waits no longer. Raises NotFound, and Conflict where nothing is
-        asked or the release has ended."""
+    def withdraw(self, release_id: str) -> dict[str, Any] | None:
+        """What was asked is no question any more, and nobody can answer it; what a person had said to it, if anything.
+        Raises Conflict once the release has ended."""
+
+    def answer(
+        self, release_id: str, yes: bool, who: str, reason: str, number: int, now: float | None = None
+    ) -> Release:
+        """What a person said to the question with that number, which waits no longer. Raises NotFound, and Conflict
+        where that is not asked or the release has ended."""
 
     def undo_promotion(self, release_id: str, reason: str, now: float) -> Release:
         """The version before is stable again and the release has failed: for a change the gateway did not take."""

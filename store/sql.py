@@ -12,7 +12,7 @@ from rollout.errors import Conflict, NotFound
 from rollout.nouns import Health, Phase
 from store import tables as t
 from store.database import of, put, rows
-from store.persons import answer, ask
+from store.persons import answer, ask, withdraw
 from store.port import BY_HAND, Change, ChangeKind, Event, InstanceState, Release, Role, ServiceState, VersionState
 from store.sql_traffic import TrafficVerbs, leave_groups, must_be_free
 from store.steps import ACTIVE, active, clock, end, hand_over, held, is_version, must_run, note, split, stable, take_out
@@ -152,15 +152,21 @@ class SqlStore(TrafficVerbs):
             end(c, release_id, phase, reason, now, evidence)
         return self.release(release_id)
 
-    def ask(self, release_id: str, question: str) -> Release:
+    def ask(self, release_id: str, question: str, key: str) -> Release:
         with self._begin(desired=True) as c:
-            ask(c, must_run(c, release_id), question, clock(None))
+            ask(c, must_run(c, release_id), question, key, clock(None))
         return self.release(release_id)
 
-    def answer(self, release_id: str, yes: bool, who: str, reason: str, now: float | None = None) -> Release:
+    def withdraw(self, release_id: str) -> dict[str, Any] | None:
+        with self._begin(desired=True) as c:
+            return withdraw(c, must_run(c, release_id), clock(None))
+
+    def answer(
+        self, release_id: str, yes: bool, who: str, reason: str, number: int, now: float | None = None
+    ) -> Release:
         self.release(release_id)  # not known: said before anything else
         with self._begin(desired=True) as c:
-            answer(c, must_run(c, release_id), yes, who, reason, clock(now))
+            answer(c, must_run(c, release_id), number, {"yes": yes, "who": who, "reason": reason, "at": clock(now)})
         return self.release(release_id)
 
     def undo_promotion(self, release_id: str, reason: str, now: float) -> Release:

@@ -36,7 +36,8 @@ def end(c: sa.Connection, release_id: str, phase: Phase, reason: str, now: float
     """End a running release and its lease. Its baseline loses its instances; where it did not succeed, its candidate
     too."""
     open_one = sa.and_(t.releases.c.id == release_id, t.releases.c.phase.in_(ACTIVE))
-    ended = {"phase": phase, "reason": reason, "finished_at": now, "evidence": evidence, "waiting": ""}
+    ended = {"phase": phase, "reason": reason, "finished_at": now, "evidence": evidence}
+    ended |= {"waiting": "", "waiting_key": ""}
     if c.execute(t.releases.update().where(open_one).values(**ended)).rowcount == 0:
         return
     row = rows(c, sa.select(t.releases).where(t.releases.c.id == release_id))[0]

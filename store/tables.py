@@ -136,6 +136,8 @@ releases = Table(
     Column("promised", JSON, nullable=False, server_default="{}"),
     Column("baseline", Integer),
     Column("waiting", Text, nullable=False, server_default=""),
+    Column("waiting_key", Text, nullable=False, server_default=""),
+    Column("asked", Integer, nullable=False, server_default="0"),
     Column("answer", JSON(none_as_null=True)),
 )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -20,9 +22,9 @@ LOOK_S = 1.0
 def approval(order: Order, ticket: Ticket, step: Ask) -> Step:
     """Wait for a person while the candidate carries no request. Raises Conflict when somebody ends the release."""
     store = open_store(order.stack.store())
-    get_run_logger().info("`roundhouse release approve %s` or `reject`: %s", ticket.release, step.question)
     tell(store, ticket, "approval")
-    store.ask(ticket.release, step.question)
+    asked = store.ask(ticket.release, step.question, step.key).asked
+    get_run_logger().info("`roundhouse release approve %s --question %d`? %s", ticket.release, asked, step.question)
     while isinstance(answered := answer_to(store, ticket.release, step), Hold):
         check_parent(ticket.parent)
         tell(store, ticket, "approval")
@@ -33,9 +35,13 @@ def approval(order: Order, ticket: Ticket, step: Ask) -> Step:
 def answer_to(store: Store, release: str, step: Ask) -> Step:
     """What follows from a person's answer; Hold while there is none."""
     answer = store.release(release).answer
-    if answer is None:
+    if answer is None or answer["key"] != step.key:
         return Hold(f"a person decides: {step.question}")
-    told = f"{answer['who']} said {'yes' if answer['yes'] else 'no'}: {answer['reason']}".removesuffix(": ")
     if not answer["yes"]:
-        return RollBack(told)
-    return Promote(f"{told}; {step.then.reason}") if isinstance(step.then, Promote) else step.then
+        return RollBack(told(answer))
+    return Promote(f"{told(answer)}; {step.then.reason}") if isinstance(step.then, Promote) else step.then
+
+
+def told(answer: Mapping[str, Any]) -> str:
+    """Who said what, and why."""
+    return f"{answer['who']} said {'yes' if answer['yes'] else 'no'}: {answer['reason']}".removesuffix(": ")

@@ -22,23 +22,34 @@ def pids(instances: list[InstanceState]) -> Pids:
 
 
 def incident(
-    before: Pids, instances: list[InstanceState], stable: int | None, candidate: int, now: float
+    before: Pids,
+    instances: list[InstanceState],
+    stable: int | None,
+    candidate: int,
+    now: float,
+    baseline: int | None = None,
 ) -> Verdict | None:
     """A verdict when an instance died since ``before``; None when all is well, or stable is not back yet.
 
-    While stable has no instance the candidate keeps serving; once stable is back, the comparison is void.
+    While stable has no instance the candidate keeps serving; once stable is back, the comparison is void. So it is when
+    a ``baseline`` that the candidate is compared with has lost an instance or has none: others answer its requests.
     """
     changed = [i for i in instances if i.id in before and (i.health is not Health.READY or i.pid != before[i.id])]
     for instance in changed:
         if instance.version == candidate:
             why = instance.reason or "it was started anew"
             return Verdict(Outcome.ROLL_BACK, f"the candidate's instance {instance.id} died while it served: {why}")
-    lost = [i for i in changed if i.version == stable]
-    back = [i for i in instances if i.version == stable and i.health is Health.READY and now - i.since >= BACK_S]
-    if lost and back:
-        names = ", ".join(i.id for i in lost)
-        return Verdict(Outcome.ROLL_BACK, f"stable's instance {names} died during the stage: the comparison is void")
-    return None
+    if not any(i.version == stable and i.health is Health.READY and now - i.since >= BACK_S for i in instances):
+        return None
+    lost = [i.id for i in changed if i.version in (stable, baseline)]
+    if baseline is not None and not any(i.version == baseline and i.health is Health.READY for i in instances):
+        lost = lost or [f"of version {baseline}"]
+    if not lost:
+        return None
+    whose = "stable's" if baseline is None else "stable's or its copy's"
+    return Verdict(
+        Outcome.ROLL_BACK, f"{whose} instance {', '.join(lost)} died during the stage: the comparison is void"
+    )
 
 
 def check_parent(parent: int) -> None:

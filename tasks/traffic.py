@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -22,16 +22,16 @@ from rollout.evidence import next_stage
 from rollout.forecast import forecast
 from rollout.judge import judge
 from rollout.levels import output_needs
-from rollout.nouns import Ask, Finding, Hold, Lease, Outcome, Samples, Shift, Step, Verdict, Version
+from rollout.nouns import Ask, Finding, Hold, Lease, Outcome, RollBack, Samples, Shift, Step, Verdict, Version
 from rollout.policy import judged_weight, stages
 from rollout.schedule import planned
 from rollout.traffic_model import traffic_of
 from store.port import Store, open_store
 from store.steer import confirm, grant
-from tasks.approvals import answer_to
+from tasks.approvals import answer_to, told
 from tasks.incidents import check_parent, incident, pids
 from tasks.looks import Look, LookFile, numbers_of
-from tasks.outputs import Compared, with_mirrored
+from tasks.outputs import Compared, put_outputs, with_mirrored
 from tasks.serving import report_directory
 from tasks.ticket import Ticket, tell
 from tasks.trail import Trail, first_trail, look_back, read_on, save, saved
@@ -39,7 +39,8 @@ from tasks.vetoes import vetoes_of
 
 RENEW_S = 2.0
 PAIR_S = 5.0  # between two comparisons of copies' answers
-RETRIES = 3  # of a stage that could not read or write something; it goes on where it was
+RETRIES, WITHIN_S = 3, 60.0  # of a stage that could not read or write something; it goes on where it was
+AGAIN_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ def recall(order: Order, ticket: Ticket, outputs: Compared | None) -> tuple[Orde
     try:
         policy = planned(order.policy, traffic_of(before))
     except Refused as error:
-        get_run_logger().warning("the fixed steps are taken, for no schedule could be computed: %s", error)
-        return order, trail
-    get_run_logger().info("computed steps: %s", ", ".join(f"{step / 10:g} %" for step in policy.steps))
+        policy = planned(order.policy, None)
+        get_run_logger().warning("the usual steps are taken, for no schedule could be computed: %s", error)
+    get_run_logger().info("steps: %s", ", ".join(f"{step / 10:g} %" for step in policy.steps))
     return replace(order, policy=policy), trail
 
 
@@ -81,18 +82,7 @@ def shift(order: Order, ticket: Ticket, candidate: Version, step: Shift, baselin
     return lease
 
 
-def _may_come_back(task: Any, run: Any, state: Any) -> bool:
-    """A part that does not answer now may answer the next time; all else ends the release."""
-    return isinstance(state.result(raise_on_failure=False), Unavailable | OSError)
-
-
-@task(
-    cache_policy=NO_CACHE,
-    task_run_name="watch-stage-{stage}",
-    retries=RETRIES,
-    retry_delay_seconds=0.5,
-    retry_condition_fn=_may_come_back,
-)
+@task(cache_policy=NO_CACHE, task_run_name="watch-stage-{stage}")
 def watch(
     order: Order,
     ticket: Ticket,
@@ -102,8 +92,9 @@ def watch(
     trail: Trail,
     baseline: Version | None = None,
 ) -> Stretch:
-    """Look, judge and renew the lease until the stage is decided."""
-    name, directory = stages(order.policy)[stage].name, report_directory(order, ticket)
+    """Look, judge and renew the lease until the stage is decided. A part that does not answer now may do so the next
+    time; raises Unavailable or OSError when it fails more than ``RETRIES`` times within ``WITHIN_S``."""
+    name, directory, log = stages(order.policy)[stage].name, report_directory(order, ticket), get_run_logger()
     scene = Scene(
         order=order,
         ticket=ticket,
@@ -114,15 +105,36 @@ def watch(
         store=open_store(order.stack.store()),
         gateway=open_gateway(order.stack.gateway()),
         looks=LookFile(directory / "looks.jsonl"),
-        save=_keeper(directory, name, stage),
         vetoes=vetoes_of(order, ticket, candidate.number),
     )
     tell(scene.store, ticket, name)
-    stretch = watch_stage(scene, saved(directory / "evidence.json", stage, trail))
-    get_run_logger().info(
-        "%s: %s after %.1f s: %s", name, stretch.verdict.outcome, stretch.seconds, stretch.verdict.reason
-    )
+
+    def go_on() -> Stretch:
+        kept = saved(directory / "evidence.json", stage, trail)
+        return watch_stage(replace(scene, save=_keeper(directory, name, stage)), kept)
+
+    stretch = persisting(go_on, lambda error: log.warning("%s goes on after: %s", name, error))
+    log.info("%s: %s after %.1f s: %s", name, stretch.verdict.outcome, stretch.seconds, stretch.verdict.reason)
     return stretch
+
+
+def persisting(
+    go_on: Callable[[], Stretch],
+    warn: Callable[[Exception], None],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Stretch:
+    """What ``go_on`` gives, called again where something could not be read or written; not for ever within a minute."""
+    failed = deque[float](maxlen=RETRIES)
+    while True:
+        try:
+            return go_on()
+        except (Unavailable, OSError) as error:
+            if len(failed) == RETRIES and clock() - failed[0] < WITHIN_S:
+                raise
+            failed.append(clock())
+            warn(error)
+            sleep(AGAIN_S)
 
 
 def _keeper(directory: Path, name: str, stage: int) -> Callable[[Trail, Samples], None]:
@@ -178,17 +190,18 @@ def _in_sticky_group(store: Store, service: str) -> bool:
 def watch_stage(scene: Scene, trail: Trail) -> Stretch:
     """The loop of one stage. The lease is renewed only after a fresh look at the evidence, never by itself."""
     policy, plan = scene.order.policy, stages(scene.order.policy)[scene.stage]
-    renewed, looks, asked = 0.0, list[Look](), False
+    renewed, looks, asked = 0.0, list[Look](), _asked_in(scene, plan.name)
     is_again = trail.evidence.stage == scene.stage and trail.stage_began > 0
     trail = trail if is_again else _entered(trail, scene.stage, scene.clock())
-    began = trail.stage_began
+    began, last_at = trail.stage_began, scene.clock()
     arms, before = scene.arms(0.0), pids(scene.store.instances(scene.ticket.service))
     while True:
         now = scene.clock()
         trail, judged = read_on(trail, scene.gateway, arms, now, policy.settle_s)
         scene.save(trail, judged)
         present = scene.store.instances(scene.ticket.service)
-        accident = incident(before, present, scene.ticket.stable, scene.candidate.number, now)
+        compared = arms.stable if arms.baseline else None
+        accident = incident(before, present, scene.ticket.stable, scene.candidate.number, now, compared)
         part = part_of_proof(policy, scene.stage)
         trail = _with_outputs(scene, trail, began, now)
         verdict = accident or judge(trail.evidence, policy, part, _others(scene, trail, part, now))
@@ -198,8 +211,9 @@ def watch_stage(scene: Scene, trail: Trail) -> Stretch:
         if scene.looks.write(look, verdict, times.stage_s, outlook):
             looks.append(look)
         step = decide(policy, scene.stage, verdict, times)
-        if isinstance(step, Ask):
-            step, asked = _answered(scene, step, asked), True
+        trail = replace(trail, waited_s=trail.waited_s + (now - last_at if asked else 0.0))
+        last_at = now
+        step, asked = _people_willing(scene, step, asked)
         if not isinstance(step, Hold):
             return Stretch(plan.name, verdict, step, scene.clock() - began, tuple(looks), trail)
         check_parent(scene.ticket.parent)
@@ -210,20 +224,39 @@ def watch_stage(scene: Scene, trail: Trail) -> Stretch:
 
 
 def _entered(trail: Trail, stage: int, now: float) -> Trail:
-    return replace(trail, evidence=next_stage(trail.evidence, stage), tokens=0, stage_began=now)
+    evidence = next_stage(trail.evidence, stage)
+    return replace(trail, evidence=evidence, tokens=0, stage_began=now, began=trail.began or now)
 
 
 def _times(scene: Scene, trail: Trail, began: float, now: float) -> Times:
     last = max(trail.evidence.last_at, began)
     hang_s = scene.order.service.response_timeout_s + scene.order.policy.settle_s
-    return Times(now - began, now - scene.ticket.began, now - last, hang_s)
+    return Times(now - began, now - trail.began - trail.waited_s, now - last, hang_s)
 
 
-def _answered(scene: Scene, step: Ask, asked: bool) -> Step:
-    """What a person said; until then all stays as it is."""
-    if not asked:
-        scene.store.ask(scene.ticket.release, step.question)
-    return answer_to(scene.store, scene.ticket.release, step)
+def _asked_in(scene: Scene, stage: str) -> str:
+    """The key of what this stage asks, or was told, before its task was started again."""
+    release = scene.store.release(scene.ticket.release)
+    keys = (release.waiting_key, (release.answer or {}).get("key", ""))
+    return next((key for key in keys if key.startswith(f"{stage}: ")), "")
+
+
+def _people_willing(scene: Scene, step: Step, asked: str) -> tuple[Step, str]:
+    """The step that follows, and the key of what is asked now; until a person answers all stays as it is.
+
+    What was to be decided may pass by itself and is asked no more; but who said no to it meanwhile is heard.
+    """
+    store, release = scene.store, scene.ticket.release
+    key = step.key if isinstance(step, Ask) else ""
+    if asked and asked != key:
+        said = store.withdraw(release)
+        if said and not said["yes"]:
+            return step if isinstance(step, RollBack) else RollBack(told(said)), ""
+    if not isinstance(step, Ask):
+        return step, ""
+    if key != asked:
+        store.ask(release, step.question, key)
+    return answer_to(store, release, step), key
 
 
 def _with_outputs(scene: Scene, trail: Trail, began: float, now: float) -> Trail:
@@ -235,6 +268,7 @@ def _with_outputs(scene: Scene, trail: Trail, began: float, now: float) -> Trail
     needs = output_needs(scene.order.policy)
     before = Compared(trail.outputs, finding(trail.outputs, needs))
     compared = with_mirrored(scene.order, before, versions, (last, until), needs)
+    put_outputs(report_directory(scene.order, scene.ticket), compared)
     return replace(trail, outputs=compared.agreement, paired_until=until)
 
 

@@ -35,6 +35,8 @@ class Trail:
     outputs: Agreement | None = None
     paired_until: float = 0.0  # call records of copies are compared up to here
     stage_began: float = 0.0
+    began: float = 0.0  # the first stage
+    waited_s: float = 0.0  # for people's answers, in all stages
     routed: tuple[tuple[int, float, int, int], ...] = ()  # (second, share, to the candidate, to the other), still young
 
 
@@ -110,6 +112,8 @@ def save(trail: Trail, stage: int, path: Path) -> None:
         "outputs": None if trail.outputs is None else agreement.plain(trail.outputs),
         "paired_until": trail.paired_until,
         "stage_began": trail.stage_began,
+        "began": trail.began,
+        "waited_s": trail.waited_s,
         "routed": trail.routed,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,5 +138,7 @@ def saved(path: Path, stage: int, otherwise: Trail) -> Trail:
         outputs=None if doc["outputs"] is None else agreement.agreement_of(doc["outputs"]),
         paired_until=doc["paired_until"],
         stage_began=doc["stage_began"],
+        began=doc["began"],
+        waited_s=doc["waited_s"],
         routed=tuple(tuple(counts) for counts in doc["routed"]),
     )

@@ -550,35 +550,56 @@ def test_room_is_lent_until_the_baseline_is_gone_too(store):
 def test_a_person_is_asked_and_answers(store):
     """Who said what to which question stays with the release and in its events; then nothing is asked any more."""
     name = begun(store).id
-    store.ask(name, "Promote?")
-    assert (store.release(name).waiting, store.release(name).answer) == ("Promote?", None)
-    told = store.answer(name, True, "alice", "looks right", now=7.0)
-    answer = {"question": "Promote?", "yes": True, "who": "alice", "reason": "looks right", "at": 7.0}
-    assert (told.waiting, told.answer) == ("", answer)
+    store.ask(name, "Promote?", "last: approval")
+    asked = store.release(name)
+    assert (asked.waiting, asked.waiting_key, asked.asked, asked.answer) == ("Promote?", "last: approval", 1, None)
+    told = store.answer(name, True, "alice", "looks right", 1, now=7.0)
+    answer = {"number": 1, "key": "last: approval", "question": "Promote?"}
+    answer |= {"yes": True, "who": "alice", "reason": "looks right", "at": 7.0}
+    assert (told.waiting, told.waiting_key, told.answer) == ("", "", answer)
     assert [(e.kind, e.release) for e in store.events("chat")] == [("answer", name), ("question", name)]
     with pytest.raises(Conflict, match="asks nothing"):
-        store.answer(name, False, "bob", "")
+        store.answer(name, False, "bob", "", 1)
 
 
 def test_asking_again_forgets_no_answer_and_another_question_does(store):
-    """A task that was started again asks what it had asked; a later stage asks something else."""
+    """A task that was started again asks the same with other numbers; a later stage asks something else."""
     name = begun(store).id
-    store.ask(name, "Go on?")
-    store.ask(name, "Go on?")
-    store.answer(name, True, "alice", "")
-    assert store.ask(name, "Go on?").answer["yes"] is True
-    assert (store.ask(name, "Promote?").waiting, store.release(name).answer) == ("Promote?", None)
+    store.ask(name, "Go on after 40?", "one: idle")
+    assert store.ask(name, "Go on after 41?", "one: idle").waiting == "Go on after 40?"
+    store.answer(name, True, "alice", "", 1)
+    assert store.ask(name, "Go on after 42?", "one: idle").answer["yes"] is True
+    asked = store.ask(name, "Promote?", "two: approval")
+    assert (asked.waiting, asked.asked, asked.answer) == ("Promote?", 2, None)
+    with pytest.raises(Conflict, match=r"question 2: Promote\?"):
+        store.answer(name, True, "alice", "", 1)
     assert len(store.events("chat")) == 3
+
+
+def test_a_question_that_has_passed_is_withdrawn(store):
+    """Nobody answers it any more; what somebody said just before is told, once. The next question is another one."""
+    name = begun(store).id
+    assert store.withdraw(name) is None
+    store.ask(name, "Nobody calls. Go on?", "one: idle")
+    assert store.withdraw(name) is None
+    with pytest.raises(Conflict, match="asks nothing"):
+        store.answer(name, True, "alice", "", 1)
+    store.ask(name, "Nobody calls. Go on?", "one: idle")
+    store.answer(name, False, "alice", "", 2)
+    assert store.withdraw(name)["yes"] is False
+    assert store.withdraw(name) is None
+    assert [e.kind for e in store.events("chat")] == ["answer", "question", "withdrawn", "question"]
 
 
 def test_nobody_is_asked_by_a_release_that_has_ended(store):
     """Its question ends with it, and an answer comes too late."""
     name = begun(store).id
-    store.ask(name, "Promote?")
+    store.ask(name, "Promote?", "last: approval")
     store.finish_release(name, Phase.ROLLED_BACK, "slow", 4.0, {})
     assert store.release(name).waiting == ""
-    for late in (lambda: store.ask(name, "Promote?"), lambda: store.answer(name, True, "alice", "")):
+    late_answers = (lambda: store.ask(name, "Promote?", "last: approval"), lambda: store.answer(name, True, "a", "", 1))
+    for late in (*late_answers, lambda: store.withdraw(name)):
         with pytest.raises(Conflict, match="has ended"):
             late()
     with pytest.raises(NotFound):
-        store.answer("nobody", True, "alice", "")
+        store.answer("nobody", True, "alice", "", 1)

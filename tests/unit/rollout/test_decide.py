@@ -101,3 +101,29 @@ def test_first_version_is_promoted_when_it_answers():
     assert isinstance(first_step(Policy(), None, GOOD), Promote)
     assert isinstance(first_step(Policy(), None, BAD), RollBack)
     assert isinstance(first_step(Policy(), 1, BAD), RollBack)
+
+
+def test_a_first_version_needs_the_word_that_each_promotion_needs():
+    """Nobody has seen it yet: what the policy lets a person decide, a person decides."""
+    first = first_step(Policy(approvals=("promote",)), None, GOOD)
+    assert isinstance(first, Ask)
+    assert first.then == first_step(Policy(), None, GOOD)
+
+
+def test_what_is_stuck_before_any_request_goes_the_policys_way():
+    """Users' requests would not tell either; who holds on goes on with the first stage."""
+    stuck = replace(UNSURE, stuck=True)
+    for way, step in (WAYS | {OnTimeout.HOLD: Shift}).items():
+        assert isinstance(first_step(Policy(on_timeout=way), 1, stuck), step)
+    assert isinstance(first_step(Policy(), 1, UNSURE), Shift)
+
+
+def test_each_question_has_a_key_of_its_own():
+    """An answer to one of them is none to another; the same question keeps its key while its numbers change."""
+    policy = Policy(approvals=("promote",), on_timeout=OnTimeout.ASK, on_idle=OnTimeout.ASK, step_timeout_s=50.0)
+    times = (Times(0.0, idle_s=1e6), Times(60.0), Times(60.0, idle_s=1e6), Times(0.0, all_s=1e7))
+    keys = [decide(policy, stage, UNSURE, at).key for stage in (3, 4) for at in times]
+    keys += [decide(policy, 4, GOOD, Times(0.0)).key, decide(policy, 4, replace(UNSURE, stuck=True), Times(0.0)).key]
+    assert len(set(keys)) == len(keys) - 2
+    assert keys[1] == keys[2]
+    assert decide(policy, 4, replace(UNSURE, reason="40 of 60"), Times(70.0)).key == keys[5]

@@ -107,3 +107,10 @@ def test_steps_are_replaced_only_where_the_policy_asks_for_it() -> None:
     fixed = replace(POLICY, auto=None)
     assert planned(fixed, TRAFFIC) is fixed
     assert planned(POLICY, TRAFFIC).steps == quickest(POLICY, TRAFFIC).permille
+
+
+def test_where_no_traffic_is_known_shares_stay_within_what_was_promised():
+    """A quiet service gives its users no more than the largest share that the policy names."""
+    assert planned(Policy(auto=AutoSteps(largest=100)), None).steps == (10, 50, 100)
+    assert planned(Policy(auto=AutoSteps(first=20, largest=500)), None).steps == (20, 50, 250, 500)
+    assert planned(Policy(auto=AutoSteps(first=100, largest=100)), None).steps == (100,)

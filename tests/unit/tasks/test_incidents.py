@@ -35,3 +35,19 @@ def test_a_dead_stable_is_waited_for_and_then_the_comparison_is_void():
     just_back = replace(instance(1, pid=9), since=NOW - 0.5)  # the gateway has not checked it yet
     assert incident(before, [just_back, instance(2)], 1, 2, NOW) is None
     assert incident(before, [instance(1, pid=9), instance(2)], 1, 2, NOW).outcome is Outcome.ROLL_BACK
+
+
+def test_a_dead_baseline_makes_the_comparison_void():
+    """Others answer its requests, which says nothing of the candidate; one that was never there compares with nothing.
+
+    While stable has no instance either, the candidate goes on serving.
+    """
+    whole, dead = [instance(1), instance(2), instance(3)], instance(3, health=Health.BACKOFF)
+    assert incident(pids(whole), whole, 1, 2, NOW, 3) is None
+    for before in (pids(whole), pids(whole[:2])):
+        for now in ([*whole[:2], dead], whole[:2]):
+            found = incident(before, now, 1, 2, NOW, 3)
+            assert found.outcome is Outcome.ROLL_BACK
+            assert "comparison is void" in found.reason
+    assert incident(pids(whole), [instance(1, health=Health.STARTING), instance(2), dead], 1, 2, NOW, 3) is None
+    assert incident(pids(whole), [*whole[:2], dead], 1, 2, NOW) is None  # copies of requests are compared with stable's

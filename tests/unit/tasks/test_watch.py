@@ -12,14 +12,14 @@ from history import GOOD, begun, deployed, promoted
 
 from configs.order import order
 from gateway.memory import MemoryGateway
-from rollout.errors import Conflict
-from rollout.nouns import Health, Hold, Outcome, Phase, Promote, RollBack, Shift, Version
+from rollout.errors import Conflict, Unavailable
+from rollout.nouns import Health, Outcome, Phase, Promote, RollBack, Shift, Version
 from rollout.policy import OnTimeout, Policy
 from store.port import InstanceState, ServiceState, StoreSettings, open_store
 from tasks.incidents import Orphaned
 from tasks.looks import LookFile
 from tasks.ticket import Ticket
-from tasks.traffic import Scene, watch_stage
+from tasks.traffic import Scene, persisting, watch_stage
 from tasks.trail import first_trail, look_back, save, saved
 
 QUIET = Policy(steps=(500,), mirror=0, min_samples=500_000)
@@ -126,17 +126,105 @@ def test_a_stage_goes_on_where_its_saved_trail_ends(tmp_path):
     assert resumed.trail.evidence == whole.trail.evidence and resumed.verdict == whole.verdict
 
 
+def says(world, yes, number=1):
+    """A person's answer, for an event."""
+    return lambda: world.store.answer(world.release.id, yes, "ada", "the dashboards agree", number)
+
+
 def test_a_person_is_asked_before_promotion_and_answers():
     """The stage holds its lease until then; yes promotes, no rolls back, each with the person's words."""
     for yes, step in ((True, Promote), (False, RollBack)):
         world = World()
         policy = Policy(steps=(500,), mirror=0, approvals=("promote",))
-        world.events[40] = lambda world=world, yes=yes: world.store.answer(
-            world.release.id, yes, "ada", "the dashboards agree"
-        )
+        world.events[40] = says(world, yes)
         stretch = world.watch(policy)
         assert isinstance(stretch.step, step) and "ada" in stretch.step.reason and "dashboards" in stretch.step.reason
-        assert not isinstance(stretch.step, Hold)
+
+
+IDLE = Policy(steps=(500,), mirror=0, idle_s=10.0, on_idle=OnTimeout.ASK, step_timeout_s=400.0, min_step_s=100.0)
+
+
+def quiet_until(world, at):
+    """Nobody calls before that look."""
+    answer = world._answer
+    world._answer = lambda version, factor: None
+    world.events[at] = lambda: setattr(world, "_answer", answer)
+
+
+def test_a_question_that_has_passed_is_withdrawn():
+    """Nobody called and somebody does again: no answer is waited for or taken any more."""
+    world, found = World(), []
+    quiet_until(world, 30)
+    for look in (25, 45):
+        world.events[look] = lambda: found.append(world.store.release(world.release.id).waiting)
+    stretch = world.watch(IDLE)
+    assert isinstance(stretch.step, Promote)
+    assert "no request of the candidate" in found[0] and found[1] == ""
+    with pytest.raises(Conflict, match="asks nothing now"):
+        says(world, True)()
+    kinds = [event.kind for event in world.store.events("chat", world.release.id)]
+    assert kinds.count("question") == kinds.count("withdrawn") == 1
+
+
+def test_a_no_is_heard_although_what_was_asked_has_passed():
+    """A person who says no before the question is withdrawn has said it to the release."""
+    world = World()
+    quiet_until(world, 30)
+    resumes = world.events[30]
+    world.events[30] = lambda: (resumes(), world.sleep(1.0), world.sleep(9.0), says(world, False)())
+    stretch = world.watch(IDLE)
+    assert isinstance(stretch.step, RollBack) and "ada said no" in stretch.step.reason
+
+
+def test_a_yes_to_what_has_passed_is_a_yes_to_nothing_else():
+    """That a stage may end although nobody calls is no word on one whose requests came and whose time is up."""
+    world = World()
+    quiet_until(world, 30)
+    resumes = world.events[30]
+    world.events[30] = lambda: (resumes(), world.sleep(1.0), world.sleep(9.0), says(world, True)())
+    stretch = world.watch(
+        replace(IDLE, min_samples=500_000, min_step_s=0.0, step_timeout_s=80.0, on_timeout=OnTimeout.ROLL_BACK)
+    )
+    assert isinstance(stretch.step, RollBack) and "within 80 s" in stretch.step.reason
+    world = World()
+    world._answer = lambda version, factor: None
+    world.events[80] = lambda: says(world, True, number=world.store.release(world.release.id).asked)()
+    stretch = world.watch(replace(IDLE, min_step_s=0.0, step_timeout_s=60.0, on_timeout=OnTimeout.ASK))
+    asked = [e.data["key"] for e in world.store.events("chat", world.release.id) if e.kind == "question"]
+    assert asked == ["canary 50 %: timeout", "canary 50 %: idle"]
+    assert isinstance(stretch.step, Promote) and "ada said yes" in stretch.step.reason
+
+
+def test_what_people_take_to_answer_is_not_the_releases_time():
+    """The time that all stages have begins with the first of them, and rests while a person is asked."""
+    world = World()
+    policy = Policy(steps=(500,), mirror=0, approvals=("promote",))
+    world.events[60] = says(world, True)
+    asked = world.watch(policy).trail
+    assert asked.began == 1000.0
+    assert asked.waited_s > 20
+    assert world.now - asked.began - asked.waited_s < asked.waited_s + 60
+
+
+def test_a_stage_outlives_hiccups_but_not_a_fault_that_stays():
+    """Four failures within a minute end it; as many over hours do not."""
+    for pause_s, outlived in ((100.0, True), (1.0, False)):
+        now, left = [0.0], [Unavailable("x"), OSError("y"), Unavailable("x"), OSError("y"), Unavailable("x")]
+
+        def go_on(now=now, left=left, pause_s=pause_s):
+            now[0] += pause_s
+            if left:
+                raise left.pop()
+            return "the stretch"
+
+        told = []
+        if outlived:
+            assert persisting(go_on, told.append, lambda now=now: now[0], lambda s: None) == "the stretch"
+            assert len(told) == 5
+        else:
+            with pytest.raises((Unavailable, OSError)):
+                persisting(go_on, told.append, lambda now=now: now[0], lambda s: None)
+            assert len(told) == 3
 
 
 def test_a_release_that_somebody_ended_stops_at_its_next_renewal():

@@ -1,7 +1,8 @@
-"""Releases that ask people, compare with a fresh copy of stable, and compute their steps themselves: real traffic."""
+"""What policies may ask for, with real traffic: people, a copy of stable, computed steps, mirrored answers."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from whole_stack import until
 from witness import Witness, witness
 
 from cli.follow import follow_release
+from configs.evaluation import load_evaluation
 from rollout.nouns import Phase
 from store.port import Release
 
@@ -38,7 +40,9 @@ _LOOSE = {
 }
 _POLICIES = {
     "asking-computed": {"steps": "auto", "auto": {"most_harmed": 50}},
-    "asking": {"baseline": True, "steps_percent": [25], "approvals": ["canary 25 %", "promote"]},
+    "asking": {"baseline": True, "steps_percent": [25], "approvals": ["mirror", "promote"]}
+    | {"mirror_percent": 100, "outputs": {}, "min_step_s": 15},
+    "asking-plainly": {"steps_percent": [25], "approvals": ["canary 25 %"]},
     "asking-copied": {"baseline": True, "steps_percent": [25], "min_samples": 100_000},
 }
 
@@ -51,7 +55,7 @@ def first(house: House) -> Release:
     files: dict[str, Any] = {f"rollouts/{name}": _LOOSE | policy for name, policy in _POLICIES.items()}
     files |= {f"engines/{ENGINE}": engine}
     files |= {f"services/{SERVICE}": {"kind": "service", "name": SERVICE, "model": MODEL, "engine": ENGINE}}
-    files[f"services/{SERVICE}"] |= {"rollout": "asking-computed", "instances": 1}
+    files[f"services/{SERVICE}"] |= {"rollout": "asking-computed", "instances": 1, "call_records": {}}
     for name, content in files.items():
         (configs / f"{name}.yaml").write_text(yaml.safe_dump(content))
     release = house.release(SERVICE, house.register(MODEL), ENGINE, "asking-computed")
@@ -76,8 +80,8 @@ def begun(house: House, model: str, rollout: str) -> tuple[str, str]:
 
 def answered(house: House, word: str, release: str, reason: str = "") -> subprocess.CompletedProcess[str]:
     """What ``roundhouse release approve|reject`` does."""
-    options = ["--reason", reason] if reason else []
-    command = [sys.executable, "-m", "cli.main", "release", word, release, *options]
+    asked = str(house.store.release(release).asked)
+    command = [sys.executable, "-m", "cli.main", "release", word, release, "--question", asked, "--reason", reason]
     env = os.environ | {"ROUNDHOUSE_HOME": str(house.stack.home), "ROUNDHOUSE_PROJECT": str(house.stack.project)}
     return subprocess.run(command, env=env | {"PYTHONPATH": "."}, capture_output=True, text=True, timeout=60)
 
@@ -104,12 +108,15 @@ def test_steps_are_computed_from_the_traffic(first: Release, users: Witness, hou
     assert shares[-1] <= 50
 
 
-def test_people_are_asked_before_the_canary_and_before_the_end(first: Release, users: Witness, house: House) -> None:
-    """Nothing goes on without an answer; with two of them a candidate that was compared with a copy is promoted."""
+def test_people_are_asked_before_traffic_and_before_the_end(first: Release, users: Witness, house: House) -> None:
+    """Nothing goes on without an answer; with two of them a candidate that was compared with a copy is promoted.
+
+    What both said to mirrored requests goes on with the evidence of the bundled prompts.
+    """
     stable = house.store.service(SERVICE).stable
     run, release = begun(house, first.model_uri, "asking")
     assert answered(house, "approve", release).returncode != 0  # before it asks
-    waits(house, release, "canary 25 %")
+    waits(house, release, "mirror")
     candidate = house.store.release(release).candidate
     (copy,) = served(house) - {stable, candidate}
     wanted = {version.number: version for version in house.store.versions(SERVICE)}
@@ -125,19 +132,22 @@ def test_people_are_asked_before_the_canary_and_before_the_end(first: Release, u
     until(lambda: served(house) == {candidate}, 60, "the end of the copy and of the old version")
     told = [(word["yes"], word["reason"]) for word in ended.evidence["answers"]]
     assert told == [(True, "the logs are clean"), (True, "")]
+    kept = json.loads((house.stack.home / "reports" / release / "outputs.json").read_text())
+    assert kept["agreement"]["totals"]["prompts"] > len(load_evaluation("bundled", house.stack))
+    assert not any(example["prompt"] for example in kept["agreement"]["examples"] if example["id"])
 
 
 def test_a_no_turns_it_back(first: Release, users: Witness, house: House) -> None:
     """A person's no is the reason, and no user ever saw the candidate."""
     stable = house.store.service(SERVICE).stable
-    run, release = begun(house, first.model_uri, "asking")
+    run, release = begun(house, first.model_uri, "asking-plainly")
     waits(house, release, "canary 25 %")
     assert answered(house, "reject", release, "not on a Friday").returncode == 0
     ended = follow_release(house.stack, run, quiet=True)
     assert ended.phase is Phase.ROLLED_BACK
     assert "said no: not on a Friday" in ended.reason
     assert house.store.service(SERVICE).stable == stable
-    until(lambda: served(house) == {stable}, 60, "the end of the candidate and the copy")
+    until(lambda: served(house) == {stable}, 60, "the end of the candidate")
     assert answered(house, "approve", release).returncode != 0
 
 
