@@ -17,7 +17,7 @@ $(QUIET) t=$$(mktemp -d /tmp/rh.XXXXXX); trap 'rm -rf "$$t"' EXIT; mkdir "$$t/tm
   $(BIN)/python -m pytest --basetemp="$$t/t"
 endef
 
-.PHONY: help demo test test-unit test-integration test-docker test-vllm test-oracles soak lint bench lock setup setup-vllm setup-oracles clean
+.PHONY: help demo test test-unit test-integration test-docker test-releases test-vllm test-oracles soak lint bench lock setup setup-vllm setup-oracles clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -25,7 +25,7 @@ help: ## what can be made
 demo: setup ## a model from the registry to live traffic, a better one after it, a bad one turned back
 	@$(BIN)/roundhouse demo
 
-test: setup ## all tests: lint, contracts, units, real servers (about half an hour on 2 cores)
+test: setup ## all tests: lint, contracts, units, real servers (some 20 minutes on 2 cores)
 	@$(BIN)/ruff check -q . && $(BIN)/lint-imports --no-cache >/dev/null
 	@$(tests)
 
@@ -37,6 +37,9 @@ test-integration: setup ## the tests with real servers only
 
 test-docker: setup ## containers on a real Docker engine (starts one as root where none answers; exits 77 where it cannot)
 	@$(QUIET) tests/docker/with_engine $(BIN)/python -m pytest tests/docker tests/contract/test_platform_contract.py
+
+test-releases: setup ## real releases with one fault each, and under each kind of policy (a quarter of an hour)
+	@$(tests) tests/releases
 
 test-vllm: setup setup-vllm ## vLLM on this machine's processors, with tensor parallelism (some minutes; 5 GB of memory)
 	@$(tests) tests/vllm

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from house import House
+from house import house as house  # a fixture
 from whole_stack import until
 
 from cli.follow import follow_release
-from cli.prefect_api import PrefectApi
-from configs.stack import Stack
-from model_registry.port import open_registry
 from rollout.nouns import Phase
-from store.port import Release, open_store
-
-
-@pytest.fixture(scope="session")
-def house(stack: Stack, sample_gguf: Path) -> House:
-    """The stack, its store, its registry and its Prefect."""
-    return House(stack, open_store(stack.store()), open_registry(stack.registry()), PrefectApi(stack), sample_gguf)
+from store.port import Release
 
 
 @pytest.fixture(scope="session")

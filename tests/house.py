@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from cli.follow import follow_release
 from cli.prefect_api import PrefectApi
 from configs.stack import Stack
-from model_registry.port import ModelRegistry
-from store.port import Release, Store
+from model_registry.port import ModelRegistry, open_registry
+from store.port import Release, Store, open_store
 
 
 @dataclass(frozen=True)
@@ -38,3 +40,9 @@ class House:
     def release_of(self, run: str) -> Release | None:
         """The release that a run began, once it did."""
         return next((r for r in self.store.releases() if r.flow_run == run), None)
+
+
+@pytest.fixture(scope="session")
+def house(stack: Stack, sample_gguf: Path) -> House:
+    """The stack, its store, its registry and its Prefect."""
+    return House(stack, open_store(stack.store()), open_registry(stack.registry()), PrefectApi(stack), sample_gguf)
