@@ -18,7 +18,7 @@ from rollout.errors import NotFound
 from rollout.policy import Policy
 from rollout.replay import Replay
 from rollout.replay import replay as judged_again
-from store.port import Release, open_store
+from store.port import Release, Store, open_store
 
 Other = Annotated[str, typer.Option("--policy", help="A file of configs/rollouts, or the path of one elsewhere.")]
 
@@ -29,12 +29,14 @@ def replay(release: Id, policy: Other, as_json: Json = False) -> None:
     Example: `roundhouse policy replay chat-1f0c2ab3 --policy cautious`
     """
     rules, stack = policy_of(policy), load_stack()
-    past = found(open_store(stack.store()), release)
+    store = open_store(stack.store())
+    past = found(store, release)
     path = stack.home / "reports" / past.id / FILE
     rows = list(read(path)) if path.exists() else []
     if past.candidate is None or all(stage == BEFORE for stage, _ in rows):
         raise NotFound(f"release {past.id} has no samples to judge again: no users' requests were compared in it")
-    again, kept = judged_again(rows, past.candidate, rules, BEFORE), 0.5 ** halved(path)
+    hang_s = rules.settle_s + _longest_answer(store, past.service)
+    again, kept = judged_again(rows, past.candidate, rules, BEFORE, hang_s), 0.5 ** halved(path)
     if as_json:
         was = {"outcome": str(past.phase), "reason": past.reason}
         show_json({"release": past.id, "policy": policy, "kept": kept, "was": was, "replay": asdict(again)})
@@ -48,10 +50,17 @@ def policy_of(name: str) -> Policy:
     return read_rollout(Path(name) if is_path else path_of("rollouts", name)).policy()
 
 
+def _longest_answer(store: Store, service: str) -> float:
+    """How long a request of a service may take, seconds, as it is set now; 0 where the service is gone."""
+    return next((s.response_timeout_s for s in store.services() if s.name == service), 0.0)
+
+
 def _show(past: Release, policy: str, again: Replay, kept: float) -> None:
     out.print(f"{past.id} was {past.phase}: {past.reason}", markup=False)
     requests = f"{again.n_candidate:,} requests of the candidate, {again.at_s:.0f} s"
     out.print(f"under {policy}: {again.outcome} after {requests}: {again.reason}", markup=False)
+    for asked in again.asked:
+        out.print(f"a person would be asked after {asked.at_s:.0f} s: {asked.question}", markup=False)
     if kept < 1:
         out.print(f"one request in {1 / kept:.0f} is kept; with all of them it is decided sooner", markup=False)
     columns = ("stage", "says", "after", "candidate", "stable")

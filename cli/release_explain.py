@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,12 +12,15 @@ import typer
 from cli.screen import out, say, show_json, show_table
 from configs.stack import Stack, load_stack
 from reports.explain import COLUMNS, WORST_COLUMNS, example_rows, finding_rows, latency_rows, lines, worst_rows
+from reports.head import head
 from reports.page import write_page
 from reports.record import record_of
 from rollout.errors import NotFound, Refused
-from store.port import Release, Store, open_store
+from store.port import BY_HAND, PUT_BACK, Release, Store, open_store
+from store.steer import answers
 
 _MOST = 1000  # releases that an id may be the beginning of
+_BY_PEOPLE = (BY_HAND, PUT_BACK)  # stages of rows that hold a service for a person, and judge nothing
 _SHOWN = 160  # characters of an answer
 
 Id = Annotated[str, typer.Argument(help="A release's id or its beginning, or a service, for its latest release.")]
@@ -29,7 +34,8 @@ def explain(release: Id, as_json: Json = False, html: Html = None) -> None:
     Example: `roundhouse release explain chat` or `roundhouse release explain chat-1f0c --html chat.html`
     """
     stack = load_stack()
-    record = recorded(stack, found(open_store(stack.store()), release))
+    store = open_store(stack.store())
+    record = recorded(stack, store, found(store, release))
     if html:
         say(f"the page is in {write_page(record, html)}")
     if as_json:
@@ -39,10 +45,14 @@ def explain(release: Id, as_json: Json = False, html: Html = None) -> None:
 
 
 def found(store: Store, name: str) -> Release:
-    """The release of that id, the only one whose id begins so, or a service's latest. Raises NotFound, Refused."""
-    releases = store.releases(limit=_MOST)
-    matching = [r for r in releases if r.id == name] or [r for r in releases if r.service == name][:1]
-    matching = matching or [r for r in releases if r.id.startswith(name)]
+    """The release of that id, however old, a service's latest, or the only one whose id begins so.
+
+    What was done to a service's traffic by hand is found by its id alone. Raises NotFound, Refused.
+    """
+    with suppress(NotFound):
+        return store.release(name)
+    matching = [r for r in store.releases(name, limit=_MOST) if r.stage not in _BY_PEOPLE][:1]
+    matching = matching or [r for r in store.releases(limit=_MOST) if r.id.startswith(name)]
     if not matching:
         raise NotFound(f"there is no release {name!r}, and no service of that name has had one")
     if len(matching) > 1:
@@ -51,19 +61,9 @@ def found(store: Store, name: str) -> Release:
     return matching[0]
 
 
-def recorded(stack: Stack, release: Release) -> dict[str, Any]:
+def recorded(stack: Stack, store: Store, release: Release) -> dict[str, Any]:
     """The record of a release, ended or under way, from its evidence and its files. Raises Corrupt."""
-    known = {
-        "release": release.id,
-        "service": release.service,
-        "outcome": str(release.phase),
-        "reason": release.reason or release.waiting or (release.stage and f"in {release.stage}"),
-        "model": release.model_uri,
-        "stable": release.stable_before,
-        "candidate": release.candidate,
-        "begun_at": release.created_at,
-        "ended_at": release.finished_at,
-    }
+    known = head(asdict(release), answers(store, release.id))
     return record_of({**release.evidence, **known}, stack.home / "reports" / release.id)
 
 

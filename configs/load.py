@@ -26,10 +26,15 @@ SECRET = "secret"  # the type of an error whose value is not repeated
 def read_mapping(path: Path) -> dict[str, Any]:
     """The mapping in a YAML or JSON file. Raises NotFound, Refused (with line and column)."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         beside = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise NotFound(f"{path} does not exist" + (f"; there are: {', '.join(beside)}" if beside else "")) from None
+    except UnicodeDecodeError as error:
+        rule = f"it is no text in UTF-8: {error.reason} at byte {error.start}"
+        raise Refused(str(path), path.name, rule, "save it in UTF-8") from None
+    except OSError as error:
+        raise Refused(str(path), path.name, f"it cannot be read: {error.strerror}", "name a readable file") from None
     try:
         value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (yaml.YAMLError, json.JSONDecodeError) as error:

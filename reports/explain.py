@@ -48,6 +48,7 @@ def facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def finding_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """A row of ``COLUMNS`` a metric."""
+    bounds = _veto_bounds(record["rules"])
     return [
         (
             f["metric"],
@@ -55,7 +56,7 @@ def finding_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
             figure(f["metric"], f.get("kind", "ratio"), f["stable"]),
             figure(f["metric"], f.get("kind", "ratio"), f["candidate"]),
             _effect(f),
-            _margin(f),
+            bounds.get(f["metric"]) or _margin(f),
             _proof(f.get("harm_e"), f.get("harm_needs")),
             _proof(f.get("allow_e"), f.get("allow_needs")),
             f"{f['n_candidate']:,} / {f['n_stable']:,}",
@@ -142,9 +143,14 @@ def lines(record: Mapping[str, Any]) -> Iterable[str]:
     yield " · ".join(f"{name} {value}" for name, value in facts(record))
     if record["timeline"] or record["stages"]:
         yield stages_line(record)
-    forecast = record["timeline"][-1]["forecast"] if record["timeline"] else ""
-    if forecast and record["outcome"] in ("running", "pending"):
-        yield forecast
+    if told := outlook(record):
+        yield told
+
+
+def outlook(record: Mapping[str, Any]) -> str:
+    """How long it will take at this traffic, as the last look said; nothing once a release has ended."""
+    under_way = record["timeline"] and record["outcome"] in ("running", "pending")
+    return (record["timeline"][-1]["forecast"] or "") if under_way else ""
 
 
 def _ms(seconds: float | None) -> str:
@@ -159,9 +165,16 @@ def _effect(f: Mapping[str, Any]) -> str:
 
 
 def _margin(f: Mapping[str, Any]) -> str:
-    if f.get("kind", "ratio") == "ratio":
-        return f"{f['margin']:g}x"
-    return f"{f['margin']:+.2%}" if f["margin"] < 1 else f"{f['margin']:g}x"
+    kind, margin = f.get("kind", "ratio"), f["margin"]
+    if kind == "rate":  # in units of its own
+        return f"{margin:g}"
+    return f"{margin:+.2%}" if kind == "difference" and margin < 1 else f"{margin:g}x"
+
+
+def _veto_bounds(rules: Mapping[str, Any]) -> dict[str, str]:
+    """The bound of each veto by the name of its metric, where the policy is known."""
+    sides = [(veto["name"], side, veto.get(side)) for veto in rules.get("vetoes") or () for side in ("above", "below")]
+    return {f"veto {name}": f"{side} {bound:g}" for name, side, bound in sides if bound is not None}
 
 
 def _proof(e: float | None, needs: float | None) -> str:

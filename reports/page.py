@@ -20,6 +20,7 @@ from reports.explain import (
     facts,
     finding_rows,
     latency_rows,
+    outlook,
     worst_rows,
 )
 
@@ -43,6 +44,7 @@ def render(record: Mapping[str, Any]) -> str:
     return _template().render(
         record=record,
         decision=decision(record),
+        outlook=outlook(record),
         charts=[(title, Markup(chart)) for title, chart in charts(record)],
         facts=facts(record),
         columns=COLUMNS,

@@ -92,19 +92,22 @@ def _check_times(policy: Policy) -> None:
     if policy.min_step_s < 0 or policy.min_step_s >= policy.step_timeout_s:
         rule = f"0 or more, and less than step_timeout_s ({policy.step_timeout_s:g})"
         raise Refused("min_step_s", policy.min_step_s, rule, "lower it, or raise step_timeout_s")
-    for name in ("idle_s", "max_s"):
-        if getattr(policy, name) <= 0:
-            raise Refused(name, getattr(policy, name), "seconds, more than 0", "use for example 600")
+    if policy.idle_s <= policy.settle_s + policy.look_s:
+        rule = (
+            f"more than settle_s + {policy.look_s:g} s, or a candidate that is called without a pause would seem idle"
+        )
+        raise Refused("idle_s", policy.idle_s, rule, "use for example 300")
+    if policy.max_s <= 0:
+        raise Refused("max_s", policy.max_s, "seconds, more than 0", "use for example 86400")
     if policy.max_s < policy.min_step_s * len(stages(policy)):
         rule = f"{len(stages(policy))} stages take at least {policy.min_step_s:g} s each"
         raise Refused("max_s", policy.max_s, rule, "raise it, or lower min_step_s")
 
 
 def _check_approvals(policy: Policy) -> None:
-    known = ["promote", *(stage.name for stage in stages(policy))]
+    known = [*(stage.name for stage in stages(policy) if stage.mirror or not policy.auto), "promote"]
     for name in policy.approvals:
-        if name not in known and not policy.auto:
-            raise Refused("approvals", name, f"there is no such stage; there are: {', '.join(known)}", "name one")
-    if policy.auto and any(name not in ("promote", "mirror") for name in policy.approvals):
-        rule = "the names of computed steps are not known before"
-        raise Refused("approvals", list(policy.approvals), rule, "use promote or mirror")
+        if name not in known:
+            why = "; the names of computed steps are not known before" if policy.auto else ""
+            rule = f"there is no such stage; there are: {', '.join(known)}{why}"
+            raise Refused("approvals", name, rule, "name one of them")

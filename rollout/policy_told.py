@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rollout.agreement_limits import OutputLimits
+from rollout.evidence import fresh
 from rollout.policy import ErrorMargin, Margin, OnTimeout, Policy, Veto, stages
 
 _OTHERWISE = {
@@ -44,14 +45,14 @@ def _latency(name: str, margin: Margin | None) -> str:
 
 
 def _counted(policy: Policy) -> list[str]:
-    goodput = policy.goodput if policy.objectives else None
-    found = [
-        _events("errors", policy.errors),
-        _events("refusals (429, 450, 503)", policy.refusals),
-        _events("requests that miss the objectives", goodput),
-    ]
-    left = f"proven over {policy.abandoned:g}x stable's, roll back" if policy.abandoned else "not judged"
-    return [*found, f"clients that leave: {left}"]
+    judged = {test.name: test.margin for test in fresh(policy).counts}
+    named = {
+        "errors": "errors",
+        "refusals": "refusals (429, 450, 503)",
+        "goodput": "requests that miss the objectives",
+        "abandoned": "clients that leave",
+    }
+    return [_events(told, judged.get(name)) for name, told in named.items()]
 
 
 def _events(name: str, margin: ErrorMargin | None) -> str:

@@ -161,6 +161,7 @@ class Change:
 
 
 BY_HAND = "by hand"
+PUT_BACK = "put back"  # the stage of a row that holds a service while an earlier version comes back
 
 
 class Store(Protocol):

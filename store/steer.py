@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from rollout.errors import NotFound, RoundhouseError, Unavailable
 from rollout.nouns import Health, Instance, Lease, Mirror, Phase, Shift, Version
-from store.port import Event, InstanceState, Observed, Release, Store, VersionState
+from store.port import PUT_BACK, Event, InstanceState, Observed, Release, Store, VersionState
 
 CONFIRM_S = 10.0
 MAX_RESTARTS = 3  # of one instance before it was ever ready
@@ -103,6 +104,11 @@ def _raise_refused(store: Store, doors: Iterable[str]) -> None:
             raise NotTaken(observed.error)
 
 
+def answers(store: Store, release: str) -> list[dict[str, Any]]:
+    """What people said to a release's questions, as ``Release.answer`` has it, the first first."""
+    return [event.data for event in reversed(store.events(release=release, limit=100_000)) if event.kind == "answer"]
+
+
 def wait_settled(
     store: Store, service: str, number: int, count: int, timeout_s: float, sleep: Sleep = time.sleep
 ) -> Version:
@@ -191,7 +197,7 @@ def put_back(store: Store, service: str, to: int, reason: str, timeout_s: float 
     """
     target = earlier_version(store, service, to)
     end_release(store, service, reason)
-    taken = Release(f"back-{uuid.uuid4().hex[:8]}", service, target.model_uri, Phase.PENDING, stage="put back")
+    taken = Release(f"back-{uuid.uuid4().hex[:8]}", service, target.model_uri, Phase.PENDING, stage=PUT_BACK)
     release = store.begin_release(taken, time.time(), STALE_S)
     present = next((v for v in store.versions(service) if v.number == release.stable_before), None)
     loan = loans(store.unsettled()).get((service, target.number), 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import time
 from typing import Any
 
@@ -12,11 +12,15 @@ from prefect.cache_policies import NO_CACHE
 from configs.order import Order, champion_of
 from configs.stack import load_stack
 from model_registry.port import open_registry
-from rollout.errors import RoundhouseError
 from rollout.nouns import ModelVersion, Phase, Promote, Step, Version
-from store.port import Release, open_store
+from store.port import Release, Store, open_store
 from store.steer import confirm, turn
+from tasks.aftermath import tags_of, tell_of_broken
 from tasks.ticket import Ticket
+
+log = logging.getLogger(__name__)
+
+_MOST = 1000  # releases that began since a run's own
 
 
 @task(cache_policy=NO_CACHE)
@@ -61,25 +65,24 @@ def stand_by(order: Order, ticket: Ticket, candidate: Version) -> int:
     return candidate.number
 
 
-def tags_of(outcome: str, reason: str, release: str) -> dict[str, str]:
-    """What a model version in the registry says of its release."""
-    return {"roundhouse.verdict": outcome, "roundhouse.reason": reason[:4500], "roundhouse.release": release}
-
-
 def end_broken_release(flow: Any, flow_run: Any, state: Any) -> None:
-    """Hook for failed, cancelled and crashed release runs: turn traffic back. Prefect calls it by these names."""
-    stack = load_stack()
-    store = open_store(stack.store())
-    for release in store.unsettled():
-        if release.flow_run == str(flow_run.id) and release.phase.active:
-            reason = f"the run ended as {state.name}: {(state.message or 'no message')[:500]}"
-            store.finish_release(release.id, Phase.FAILED, reason, time.time(), {})
-            with contextlib.suppress(RoundhouseError):  # traffic is back; the note in the registry is best effort
-                _tag_failed(release, reason)
+    """Hook for failed, cancelled and crashed release runs: turn traffic back, and tell what became of the release, also
+    where a person or the agent ended it before. Prefect calls it by these names. It never raises."""
+    reason = f"the run ended as {state.name}: {(state.message or 'no message')[:500]}"
+    try:
+        stack = load_stack()
+        store = open_store(stack.store())
+        release = ended_release(store, str(flow_run.id), reason)
+        if release is not None:
+            tell_of_broken(stack, store, open_registry(stack.registry()), release)
+    except Exception:
+        log.exception("flow run %s: its release could not be ended or told of", flow_run.id)
 
 
-def _tag_failed(release: Release, reason: str) -> None:
-    if release.model_uri.startswith("models:/"):
-        registry = open_registry(load_stack().registry())
-        model = registry.resolve(release.model_uri)
-        registry.tag(model.name, model.version, tags_of("failed", reason, release.id))
+def ended_release(store: Store, flow_run: str, reason: str) -> Release | None:
+    """The release of a run, which has ended now at the latest; None where the run did not get as far as having one."""
+    known = (*store.unsettled(), *store.releases(limit=_MOST))
+    release = next((r for r in known if r.flow_run == flow_run), None)
+    if release is not None and release.phase.active:
+        return store.finish_release(release.id, Phase.FAILED, reason, time.time(), {})
+    return release

@@ -18,7 +18,7 @@ policies = st.builds(
     step_timeout_s=st.floats(1, 1000),
     on_timeout=st.sampled_from(OnTimeout),
     on_idle=st.sampled_from(OnTimeout),
-    idle_s=st.floats(1, 1000),
+    idle_s=st.floats(3, 1000),
 )
 
 

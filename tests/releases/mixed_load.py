@@ -1,6 +1,6 @@
 """A client that streams completions of short and long prompts at a steady rate until SIGTERM.
 
-``python tests/releases/mixed_load.py URL TOKEN_FILE OUT RATE`` writes how many requests ended and how, as JSON, into OUT.
+``python mixed_load.py URL TOKEN_FILE OUT RATE`` writes how many requests ended and how, as JSON, into OUT.
 Requests begin at their times, whether or not others have ended, so what one arm does late does not thin out the
 requests of the other; only on a machine that cannot keep up, with too many open, do they begin later. Each answer is
 read to its very end, so that the gateway counts nobody as having left.

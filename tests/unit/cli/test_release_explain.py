@@ -17,7 +17,7 @@ from cli import policy_replay, release_approve, release_commands, release_explai
 from cli.release_group import ReleaseGroup
 from rollout.errors import NotFound, Refused
 from rollout.nouns import Phase
-from store.port import Release, ServiceState, StoreSettings, open_store
+from store.port import BY_HAND, Release, ServiceState, StoreSettings, open_store
 
 app = typer.Typer()
 group = typer.Typer(cls=ReleaseGroup, no_args_is_help=True)
@@ -54,6 +54,9 @@ def home(tmp_path_factory) -> Path:
             store.finish_release(name, Phase.ROLLED_BACK, evidence["reason"], 900.0, evidence)
         else:
             store.finish_release(name, Phase.FAILED, "the build broke", 2.0, {})
+    for number, (name, stage) in enumerate((("hand-1f", BY_HAND), ("back-2e", "put back")), 3):
+        store.begin_release(Release(name, "chat", "models:/m/1", Phase.PENDING, stage=stage), number, 60.0)
+        store.finish_release(name, Phase.DEPLOYED, "nobody judged this", number, {})
     return home
 
 
@@ -103,3 +106,41 @@ def test_a_past_release_is_judged_again(home, tmp_path):
     assert "was rolled back" in shown and "canary 25 %" in shown
     with pytest.raises(NotFound, match="no samples"):
         called(home, "policy", "replay", "chat-0aaa", "--policy", str(path))
+
+
+def test_a_release_is_found_however_many_came_after_it():
+    """By its id; a service's latest also where others release all the time."""
+    store = open_store(StoreSettings("sqlite://"))
+    for at, (name, service) in enumerate([("old-1", "old"), *((f"chat-{n}", "chat") for n in range(1001))]):
+        store.begin_release(Release(name, service, "models:/m/1", Phase.PENDING), float(at), 60.0)
+        store.finish_release(name, Phase.FAILED, "as drawn", float(at), {})
+    assert release_explain.found(store, "old-1").id == release_explain.found(store, "old").id == "old-1"
+    assert release_explain.found(store, "chat").id == "chat-1000"
+
+
+def test_what_was_done_by_hand_is_no_release_of_the_service():
+    """It is found by its id alone; a service with nothing else has had no release."""
+    store = open_store(StoreSettings("sqlite://"))
+    store.begin_release(Release("hand-1f", "chat", "models:/m/1", Phase.PENDING, stage=BY_HAND), 1.0, 60.0)
+    assert release_explain.found(store, "hand-1f").id == "hand-1f"
+    with pytest.raises(NotFound, match="no service of that name has had one"):
+        release_explain.found(store, "chat")
+
+
+def test_a_release_under_way_says_what_people_answered(tmp_path):
+    """Before its own run has written it down."""
+    store = open_store(StoreSettings(f"sqlite:///{tmp_path / 'roundhouse.db'}"))
+    store.begin_release(Release("chat-1", "chat", "models:/m/1", Phase.PENDING), 1.0, 60.0)
+    number = store.ask("chat-1", "go on with canary 5 %?", "mirror: approval").asked
+    store.answer("chat-1", True, "mia", "looks right", number, 2.0)
+    assert "mia said yes" in called(tmp_path, "release", "explain", "chat")
+
+
+def test_a_replay_keeps_the_times_of_the_policy(home, tmp_path):
+    """Time that is up ends it, and a person who would be asked is told of."""
+    path, steps = tmp_path / "other.yaml", "kind: rollout\nsteps_percent: [5, 25]\nmin_samples: 100000\nmax_s: 100\n"
+    path.write_text(f"{steps}margins: {{ttft: null, tpot: null}}\nstep_timeout_s: 60\n")
+    assert "not decidable within 60 s of mirror" in called(home, "policy", "replay", "chat", "--policy", str(path))
+    path.write_text(f"{steps}margins: {{ttft: null, tpot: null}}\non_timeout: ask\n")
+    shown = called(home, "policy", "replay", "chat", "--policy", str(path))
+    assert "a person would be asked after 100 s: go on with canary 5 % all the same?" in shown

@@ -84,6 +84,17 @@ def test_a_file_of_another_kind_or_broken_yaml_is_refused(tmp_path):
         load(ServiceFile, tmp_path / "none.yaml")
 
 
+@pytest.mark.parametrize("model", [EngineFile, ServiceFile, RolloutFile, StackFile])
+def test_what_is_no_readable_text_is_refused(tmp_path, model):
+    """A folder, and a file in another encoding; UTF-8 is read whatever the locale."""
+    with pytest.raises(Refused, match=r"it cannot be read: Is a directory.*Fix:"):
+        load(model, tmp_path)
+    latin = tmp_path / "x.yaml"
+    latin.write_bytes("kind: x  # größer\n".encode("latin-1"))
+    with pytest.raises(Refused, match=r"no text in UTF-8: .* at byte 13.*Fix:"):
+        load(model, latin)
+
+
 def test_the_files_of_this_project_are_good():
     """Each service names an engine and a rollout that exist and make sense."""
     for service in load_services():

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 from past_release import past_release
 
+from reports.explain import COLUMNS, finding_rows
 from reports.page import render, write_page
 from reports.record import SCHEMA, record, record_of
 from rollout.errors import Corrupt
+from rollout.policy import Veto
+from rollout.vetoes import Reading, Watch, look
 
 BARE = {"release": "r-1", "service": "chat", "outcome": "promoted", "reason": "first version", "candidate": 1}
 
@@ -63,6 +67,27 @@ def test_a_look_that_was_not_written_whole_is_left_out(past, tmp_path):
 
 def test_while_under_way_the_last_look_speaks():
     """Findings are those of the evidence, else of the last look."""
-    look = {"at": 1.0, "stage": "mirror", "findings": [{"metric": "errors", "worst": []}]}
-    assert record(BARE, [look])["findings"] == look["findings"]
-    assert record(BARE | {"findings": [{"metric": "TTFT"}]}, [look])["findings"] == [{"metric": "TTFT"}]
+    last = {"at": 1.0, "stage": "mirror", "findings": [{"metric": "errors", "worst": []}]}
+    assert record(BARE, [last])["findings"] == last["findings"]
+    assert record(BARE | {"findings": [{"metric": "TTFT"}]}, [last])["findings"] == [{"metric": "TTFT"}]
+
+
+def test_the_page_of_a_release_under_way_says_how_long_it_will_take():
+    """As the last look said; one that has ended takes no longer."""
+    last = {"at": 1.0, "stage": "mirror", "findings": [], "forecast": "about 7 min more at this traffic"}
+    assert "about 7 min more" in render(record(BARE | {"outcome": "running"}, [last]))
+    assert "about 7 min more" not in render(record(BARE, [last]))
+
+
+def test_bounds_are_told_in_units_of_their_own():
+    """That of a veto is neither a ratio nor a rate; which side of it is bad is told where the policy is known."""
+    watch = Watch(Veto("hot gpu", "x", above=88.0))
+    veto = asdict(look(watch, Reading({"": 70.0}), 1.0)[1])
+    low = asdict(look(Watch(Veto("rate", "x", below=0.05)), Reading({"": 1.0}), 1.0)[1])
+    rules = {"vetoes": [asdict(watch.veto)]}
+    known = finding_rows(record(BARE | {"findings": [veto, low], "rules": rules}, ()))
+    assert [row[COLUMNS.index("margin")] for row in known] == ["above 88", "0.05"]
+    errors = {**veto, "metric": "errors", "kind": "difference", "margin": 0.01}
+    ttft = {**veto, "metric": "TTFT", "kind": "ratio", "margin": 1.1}
+    others = finding_rows(record(BARE | {"findings": [errors, ttft]}, ()))
+    assert [row[COLUMNS.index("margin")] for row in others] == ["+1.00%", "1.1x"]

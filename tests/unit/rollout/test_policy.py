@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rollout.errors import Refused
-from rollout.policy import ErrorMargin, Margin, Policy, stages
+from rollout.policy import AutoSteps, ErrorMargin, Margin, Policy, stages
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,11 @@ from rollout.policy import ErrorMargin, Margin, Policy, stages
         ({"min_samples": 2}, "min_samples"),
         ({"lease_s": 1.0}, "lease_s"),
         ({"lease_s": 60.0}, "lease_s"),
+        ({"idle_s": 2.0}, "idle_s"),  # the newest request that is judged began so long ago
+        ({"idle_s": 10.0, "settle_s": 20.0}, "idle_s"),
+        ({"mirror": 0, "approvals": ("mirror",)}, "approvals"),
+        ({"mirror": 0, "approvals": ("mirror",), "auto": AutoSteps()}, "approvals"),
+        ({"approvals": ("canary 5 %",), "auto": AutoSteps()}, "approvals"),
     ],
 )
 def test_contradictions_are_refused(change, field):
@@ -37,3 +42,17 @@ def test_mirror_comes_first_and_can_be_left_out():
     """The mirror stage carries no live traffic; without a share there is none."""
     assert [(s.canary, s.mirror) for s in stages(Policy(steps=(10, 500), mirror=200))] == [(0, 200), (10, 0), (500, 0)]
     assert [s.canary for s in stages(Policy(steps=(10,), mirror=0))] == [10]
+
+
+@pytest.mark.parametrize(
+    ("policy", "there"),
+    [
+        ({"mirror": 0, "steps": (50, 500)}, "canary 5 %, canary 50 %, promote"),
+        ({"auto": AutoSteps()}, "mirror, promote"),
+    ],
+)
+def test_a_stage_that_is_not_there_is_refused_with_those_that_are(policy, there):
+    """A question that would never be asked reads as a safety that is none."""
+    with pytest.raises(Refused, match=f"there are: {there}"):
+        Policy(**policy, approvals=("nosuch",))
+    assert Policy(**policy, approvals=("promote",)).approvals

@@ -15,6 +15,8 @@ def test_every_margin_is_a_sentence():
     assert "same length: proven over 1.3x" in text
     assert "errors: proven over 1.25x stable's rate, roll back; proven under it, or to add less than 1 %" in text
     assert "miss the objectives: proven over" in text
+    left = "proven over 2x stable's rate, roll back; proven under it, or to add less than 5 % of the requests, good"
+    assert f"clients that leave: {left}" in text
     assert "at most 1 % of the releases" in text
 
 
