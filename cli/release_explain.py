@@ -62,7 +62,7 @@ def found(store: Store, name: str) -> Release:
 
 
 def recorded(stack: Stack, store: Store, release: Release) -> dict[str, Any]:
-    """The record of a release, ended or under way, from its evidence and its files. Raises Corrupt."""
+    """The record of a release, ended or under way, from its evidence and its files."""
     known = head(asdict(release), answers(store, release.id))
     return record_of({**release.evidence, **known}, stack.home / "reports" / release.id)
 

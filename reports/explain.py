@@ -145,6 +145,7 @@ def lines(record: Mapping[str, Any]) -> Iterable[str]:
         yield stages_line(record)
     if told := outlook(record):
         yield told
+    yield from (f"Missing here: {what}" for what in record["unread"])
 
 
 def outlook(record: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ distributions {TTFT | TPOT | E2E: {stable | candidate: {n, p50, p90, p95, p99, p
 worst        [{metric, kind, name, stable, candidate, n_stable, n_candidate, harm_e}], the strongest evidence first
 examples     [{difference, prompt, stable, candidate, diverged_at, gain, id}], and with them
 outputs      what the comparison of answers said; None without one
+unread       [sentence], which files could not be read, or not wholly; what they hold is missing above
 answers      [{question, yes, who, reason, at}], what people said
 stages, stress, seconds, gpu   as the release measured them
 """
@@ -20,9 +21,9 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,9 +31,11 @@ from reports.samples_file import BEFORE, FILE, Row, halved, read
 from rollout.errors import Corrupt
 from rollout.nouns import Sample
 
+T = TypeVar("T")
 SCHEMA = 1
 LATENCIES = ("TTFT", "TPOT", "E2E")
 ARMS = ("stable", "candidate")
+LOOKS, OUTPUTS = "looks.jsonl", "outputs.json"
 _POINTS = 100  # of a distribution; the tail beyond the last gets as many again
 _HEAD = ("release", "service", "outcome", "reason", "model", "engine", "stable", "candidate", "policy")
 _TIMELINE = ("at", "stage", "canary_permille", "mirror_permille", "outcome", "reason", "forecast")
@@ -41,16 +44,17 @@ _REST = ("stages", "stress", "seconds", "gpu")
 
 
 def record_of(evidence: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """The record of a release from its evidence and the files in its directory, whichever there are. Raises Corrupt."""
-    looks, outputs, samples = directory / "looks.jsonl", directory / "outputs.json", directory / FILE
-    there = samples.exists()
-    return record(
-        evidence,
-        _lines(looks) if looks.exists() else [],
-        read(samples) if there else (),
-        _json(outputs) if outputs.exists() else None,
-        0.5 ** halved(samples) if there else 1.0,
-    )
+    """The record of a release from its evidence and the files in its directory, whichever there are. What cannot be
+    read is left out, and told in ``unread``."""
+    unread, samples = list[str](), directory / FILE
+    looks = _or([], lambda: _looks(directory / LOOKS, unread), unread)
+    outputs = _or(None, lambda: _json(directory / OUTPUTS), unread)
+
+    def whole() -> dict[str, Any]:
+        rows, kept = (read(samples), 0.5 ** halved(samples)) if samples.exists() else ((), 1.0)
+        return record(evidence, looks, rows, outputs, kept, unread)
+
+    return _or({}, whole, unread) or record(evidence, looks, (), outputs, unread=unread)
 
 
 def record(
@@ -59,6 +63,7 @@ def record(
     samples: Iterable[Row] = (),
     outputs: Mapping[str, Any] | None = None,
     kept: float = 1.0,
+    unread: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The document. ``kept`` is the share of the requests that ``samples`` holds."""
     findings = list(evidence.get("findings") or (looks[-1]["findings"] if looks else []))
@@ -78,6 +83,7 @@ def record(
         "worst": worst(findings),
         "outputs": compared.get("finding"),
         "examples": list((compared.get("agreement") or {}).get("examples") or []),
+        "unread": list(unread),
         "answers": list(evidence.get("answers") or ()),
         **{name: evidence.get(name) for name in _REST},
     }
@@ -134,21 +140,36 @@ def _distribution(seconds: Sequence[float]) -> dict[str, Any]:
     return {"n": len(seconds), "p50": p50, "p90": p90, "p95": p95, "p99": p99, "points": points}
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The looks; a last line that a killed writer left half is left out."""
-    found, lines = [], path.read_text().splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            found.append(json.loads(line))
-        except ValueError as error:
-            if number < len(lines):
-                raise Corrupt(f"{path}, line {number}: no JSON ({error})") from error
-    return found
-
-
-def _json(path: Path) -> dict[str, Any]:
+def _or(otherwise: T, act: Callable[[], T], unread: list[str]) -> T:
     try:
-        document: dict[str, Any] = json.loads(path.read_text())
+        return act()
+    except (Corrupt, OSError) as error:
+        unread.append(str(error))
+        return otherwise
+
+
+def _looks(path: Path, unread: list[str]) -> list[dict[str, Any]]:
+    """The looks. A crash or a full disk leaves half a line: such lines are left out and counted. Raises OSError."""
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    found = [_look(line) for line in lines if line.strip()]
+    looks = [look for look in found if look is not None]
+    if skipped := len(found) - len(looks):
+        unread.append(f"{path}: {skipped} of {len(found)} lines cannot be read and are left out")
+    return looks
+
+
+def _look(line: bytes) -> dict[str, Any] | None:
+    try:
+        look = json.loads(line)
+    except ValueError:
+        return None
+    return look if isinstance(look, dict) and {"at", "stage", "findings"} <= look.keys() else None
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    """Nothing where there is none. Raises Corrupt, OSError."""
+    try:
+        document: dict[str, Any] | None = json.loads(path.read_bytes()) if path.exists() else None
     except ValueError as error:
         raise Corrupt(f"{path}: no JSON ({error})") from error
     return document

@@ -5,7 +5,6 @@ Whatever its files hold is told; a part that cannot be written leaves the others
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from model_registry.port import ModelRegistry, ReleaseRun
 from reports.head import head
 from reports.page import PAGE, write_page
 from reports.record import record, record_of
+from rollout.json_text import json_text
 from rollout.nouns import Phase
 from store.port import Release, Store
 from store.steer import answers
@@ -83,7 +83,7 @@ def _run(told: Mapping[str, Any], page: Path) -> ReleaseRun:
         name=told["release"],
         params={"service": told["service"], "model": told["model"]},
         metrics=_metrics(told),
-        texts={"release.json": json.dumps(told, indent=1)},
+        texts={"release.json": json_text(told, indent=1)},
         files={"report": str(page)} if page.exists() else {},
         tags={"roundhouse.service": told["service"], "roundhouse.verdict": str(told["outcome"])},
     )

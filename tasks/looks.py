@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import io
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rollout.json_text import json_text
 from rollout.nouns import Verdict
 
 FULL_LOOKS = 100  # a line a look until then; later ones are written more and more seldom
@@ -23,20 +25,26 @@ class Look:
 
 
 class LookFile:
-    """``looks.jsonl`` of a release. A line is whole or, after a crash, ignored by its readers."""
+    """``looks.jsonl`` of a release. A line that a crash or a full disk left half is ignored by its readers."""
 
     def __init__(self, path: Path | None) -> None:
         self._path, self._last, self._told = path, -1e9, ""
 
     def write(self, look: Look, verdict: Verdict, elapsed_s: float, outlook: str = "") -> bool:
-        """Append a look when it says something else than the last one or enough time has gone by; whether it did."""
+        """Append a look when it says something else than the last one or enough time has gone by; whether it did.
+        Raises OSError."""
         told = f"{look.stage} {verdict.outcome}"
         if told == self._told and look.at - self._last < elapsed_s / FULL_LOOKS:
             return False
+        if self._path is not None:
+            _add_line(self._path, _line(look, verdict, outlook))
         self._last, self._told = look.at, told
-        if self._path is None:
-            return True
-        doc = {
+        return True
+
+
+def _line(look: Look, verdict: Verdict, outlook: str) -> str:
+    return json_text(
+        {
             "at": look.at,
             "stage": look.stage,
             "canary_permille": look.canary_permille,
@@ -46,18 +54,25 @@ class LookFile:
             "forecast": outlook,
             "findings": [asdict(finding) for finding in verdict.findings],
         }
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as file:
-            file.write(json.dumps(doc) + "\n")
-        return True
+    )
+
+
+def _add_line(path: Path, line: str) -> None:
+    """Append a line of its own: what an earlier attempt left half stays one that nobody can read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        file.seek(max(file.seek(0, io.SEEK_END) - 1, 0))
+        begin = b"" if file.read(1) in (b"", b"\n") else b"\n"
+        file.write(begin + line.encode() + b"\n")
 
 
 def numbers_of(verdict: Verdict) -> dict[str, float]:
-    """The findings as flat numbers, for step metrics."""
+    """The findings as flat numbers, for step metrics; what is infinite has no point there."""
     numbers: dict[str, float] = {}
     for finding in verdict.findings:
         key = finding.metric.lower().replace(" ", "_")
         values = {name: getattr(finding, name) for name in ("stable", "candidate", "effect", "low", "high")}
         values |= {"harm_e": finding.harm_e, "allow_e": finding.allow_e, "n": finding.n_candidate}
-        numbers.update({f"{key}_{name}": float(value) for name, value in values.items() if value is not None})
+        known = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+        numbers.update({f"{key}_{name}": float(value) for name, value in known.items()})
     return numbers

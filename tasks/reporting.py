@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
@@ -15,9 +15,10 @@ from configs.order import Order
 from loadtest.port import LoadReport
 from model_registry.port import ReleaseRun, open_registry
 from reports.page import PAGE, write_page
-from reports.record import record_of
+from reports.record import record, record_of
+from rollout.json_text import finite, json_text
 from rollout.nouns import Engine, ModelVersion, Verdict, Version
-from store.port import open_store
+from store.port import Store, open_store
 from tasks.serving import report_directory
 from tasks.telemetry import gpu_metrics
 from tasks.ticket import Ticket, as_plain
@@ -39,10 +40,11 @@ def report(
     seconds: dict[str, float],
     gpu: dict[str, dict[str, float]],
 ) -> dict[str, Any]:
-    """Write the evidence to the store, the run to MLflow, and an artifact that tells what happened."""
+    """Write the evidence to the store, and then the page, an artifact that tells what happened, and the run to MLflow:
+    what cannot be written loses nothing of what is before it."""
     store = open_store(order.stack.store())
     release, events = store.release(ticket.release), store.events(release=ticket.release, limit=100_000)
-    evidence = {
+    evidence: dict[str, Any] = {
         "release": release.id,
         "service": release.service,
         "outcome": str(release.phase),
@@ -62,15 +64,32 @@ def report(
         "seconds": seconds,
         **({"gpu": gpu} if gpu else {}),
     }
-    directory = report_directory(order, ticket)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "release.json").write_text(json.dumps(evidence, indent=1))
-    record = record_of(evidence, directory)
-    page = write_page(record, directory / PAGE)
-    store.attach_evidence(ticket.release, evidence)
+    directory, evidence = report_directory(order, ticket), finite(evidence)
+    told, page = written(store, evidence, directory, get_run_logger().warning)
     create_markdown_artifact(markdown(evidence), key=f"release-{release.service}", description=release.reason[:200])
-    open_registry(order.stack.registry()).log_release(_run(order, evidence, record, load, stretches, page))
+    open_registry(order.stack.registry()).log_release(_run(order, evidence, told, load, stretches, page))
     return evidence
+
+
+def written(
+    store: Store, evidence: dict[str, Any], directory: Path, warn: Callable[[str], None]
+) -> tuple[dict[str, Any], Path | None]:
+    """The record, and its page where it could be drawn: the release has ended, so that is no reason for it to fail.
+
+    The evidence is in the store before any file is read or written. Raises only what the store does.
+    """
+    store.attach_evidence(evidence["release"], evidence)
+    told = record(evidence, ())
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "release.json").write_text(json_text(evidence, indent=1))
+        told = record_of(evidence, directory)
+        for missing in told["unread"]:
+            warn(missing)
+        return told, write_page(told, directory / PAGE)
+    except Exception as error:  # whatever is wrong with a file or a picture
+        warn(f"the page of {evidence['release']} could not be written: {error}")
+        return told, None
 
 
 def markdown(evidence: dict[str, Any]) -> str:
@@ -106,10 +125,10 @@ def _gpu_table(evidence: dict[str, Any]) -> str:
 def _run(
     order: Order,
     evidence: dict[str, Any],
-    record: dict[str, Any],
+    told: dict[str, Any],
     load: LoadReport | None,
     stretches: list[Stretch],
-    page: Path,
+    page: Path | None,
 ) -> ReleaseRun:
     looks = [look for stretch in stretches for look in stretch.looks]
     looks = looks[:: 1 + len(looks) // MOST_LOOKS]
@@ -128,9 +147,9 @@ def _run(
             "policy": order.policy_name,
             **{f"spec.{k}": v for k, v in asdict(order.spec).items() if k != "faults"},
         },
-        metrics=tuple(metrics),
-        texts={"release.json": json.dumps(record, indent=1), "release.md": markdown(evidence)},
-        files={"report": str(page), **({"stress": load.page} if load else {})},
+        metrics=tuple(point for point in metrics if point[2] is not None),
+        texts={"release.json": json_text(told, indent=1), "release.md": markdown(evidence)},
+        files={**({"report": str(page)} if page else {}), **({"stress": load.page} if load else {})},
         tags={"roundhouse.service": evidence["service"], "roundhouse.verdict": evidence["outcome"]},
     )
 

@@ -8,10 +8,9 @@ from dataclasses import asdict
 import pytest
 from past_release import past_release
 
-from reports.explain import COLUMNS, finding_rows
+from reports.explain import COLUMNS, finding_rows, lines
 from reports.page import render, write_page
 from reports.record import SCHEMA, record, record_of
-from rollout.errors import Corrupt
 from rollout.policy import Veto
 from rollout.vetoes import Reading, Watch, look
 
@@ -55,14 +54,31 @@ def test_a_release_of_which_little_is_known_has_a_page(tmp_path, outcome):
     assert "first version" in page and "<svg" not in page and "chat" in page
 
 
-def test_a_look_that_was_not_written_whole_is_left_out(past, tmp_path):
-    """The last line may be half; one before it may not."""
-    lines = (past[0] / "looks.jsonl").read_text().splitlines()
-    (tmp_path / "looks.jsonl").write_text("\n".join([*lines[:3], lines[3][:50]]))
-    assert len(record_of(BARE, tmp_path)["timeline"]) == 3
-    (tmp_path / "looks.jsonl").write_text("\n".join([lines[0][:50], lines[1]]))
-    with pytest.raises(Corrupt, match="line 1"):
-        record_of(BARE, tmp_path)
+def test_looks_that_were_not_written_whole_are_left_out_and_counted(past, tmp_path):
+    """Wherever the half line is: a full disk is tried again, a machine that lost its power leaves zeros."""
+    kept = (past[0] / "looks.jsonl").read_text().splitlines()
+    (tmp_path / "looks.jsonl").write_text("\n".join([kept[0], kept[1][:50], kept[2], "\0" * 9, "[]", kept[3][:50]]))
+    told = record_of(BARE, tmp_path)
+    assert [look["at"] for look in told["timeline"]] == [json.loads(kept[n])["at"] for n in (0, 2)]
+    assert len(told["unread"]) == 1 and "4 of 6 lines" in told["unread"][0]
+    assert record_of(past[1], past[0])["unread"] == []
+
+
+def test_files_that_cannot_be_read_are_told_and_the_rest_is_there(past, tmp_path):
+    """The evidence alone makes a record and a page."""
+    (tmp_path / "samples.csv.gz").write_bytes((past[0] / "samples.csv.gz").read_bytes()[9:])
+    (tmp_path / "outputs.json").write_text('{"finding": ')
+    (tmp_path / "looks.jsonl").mkdir()
+    told = record_of(past[1], tmp_path)
+    assert [name for name in ("looks", "outputs", "samples") for line in told["unread"] if name in line] == [
+        "looks",
+        "outputs",
+        "samples",
+    ]
+    assert told["findings"] == past[1]["findings"] and told["samples"] == {"kept": 1.0, "stages": []}
+    page = render(told)
+    assert "Rolled back" in page and page.count("Missing on this page") == 3
+    assert sum(line.startswith("Missing here") for line in lines(told)) == 3
 
 
 def test_while_under_way_the_last_look_speaks():
