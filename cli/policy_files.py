@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from cli.screen import out, show_json, show_table
+from configs.evaluation import check_evaluation
 from configs.fields import path_of
 from configs.rollout_file import RolloutFile, read_rollout
 from configs.schema import KINDS, schema_text
-from configs.stack import project_directory
+from configs.stack import load_stack, project_directory
 from rollout.errors import RoundhouseError
 from rollout.policy import stages
 from rollout.policy_told import told
@@ -53,12 +54,13 @@ def schema(kind: Annotated[str, typer.Argument(help=f"{', '.join(KINDS)}.")] = "
 def check(path: Annotated[Path, typer.Argument(help="A rollout file, anywhere.")]) -> None:
     """Check a rollout file: exit code 0, or 2 with field, value, rule and fix."""
     policy = read_rollout(path).policy()
+    check_evaluation(policy, load_stack())
     out.print(f"{path} makes sense: {told(policy)[0]}", markup=False)
 
 
 def _purpose(path: Path) -> str:
     """The first sentence of the comment that opens a file."""
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     opening = lines[: next((n for n, line in enumerate(lines) if not line.startswith("#")), len(lines))]
     text = " ".join(line.lstrip("# ") for line in opening if "yaml-language-server" not in line)
     return text.partition(". ")[0].rstrip(".")

@@ -18,6 +18,7 @@ from engines.outputs import BUNDLED
 from model_registry.dvc_registry import DvcRegistry
 from rollout.answers import Question
 from rollout.errors import Refused
+from rollout.policy import Policy
 
 MOST_LINES = 10_000
 _FIX = 'write lines like {"prompt": "What is the capital of France?", "answer": "Paris is the capital of France."}'
@@ -34,6 +35,12 @@ class EvaluationLine(Config):
 def load_evaluation(source: str, stack: Stack) -> tuple[Question, ...]:
     """The questions of an evaluation set. Raises Refused with the line, NotFound, Unavailable, Corrupt."""
     return questions_of(_file(source, stack), source)
+
+
+def check_evaluation(policy: Policy, stack: Stack) -> None:
+    """Read the set that a policy compares answers by, where it does. Raises as ``load_evaluation``."""
+    if policy.outputs is not None:
+        load_evaluation(policy.evaluation, stack)
 
 
 def questions_of(path: Path, source: str) -> tuple[Question, ...]:

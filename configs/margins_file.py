@@ -103,6 +103,8 @@ class OutputsFile(Documented):
     """Mean share of equal tokens in greedy answers: harm below it."""
     same_allow: Share = OutputLimits.same_allow
     """The same share: good above it."""
+    budget_s: Annotated[float, Field(ge=1, le=86_400)] = OutputLimits.budget_s
+    """Seconds that asking both engines may take before users; it ends sooner once the answer is known."""
 
     def limits(self) -> OutputLimits:
         """As the core knows it. Raises Refused."""

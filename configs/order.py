@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from configs.evaluation import check_evaluation
 from configs.files import ServiceFile, load_engine, load_rollout, load_service
 from configs.load_file import load_load
 from configs.stack import Stack, load_stack
@@ -39,9 +40,10 @@ def order(service: str, model: str = "", engine: str = "", rollout: str = "") ->
         raise Refused("model", uri, rule, f"use for example models:/{file.model}/1")
     engine_name, policy_name = engine or file.engine, rollout or file.rollout
     spec, rules = load_engine(engine_name).spec(), load_rollout(policy_name)
-    stack = load_stack()
+    stack, policy = load_stack(), rules.policy()
+    check_evaluation(policy, stack)
     open_engine(spec.kind, stack.engines()).check(spec)
-    return Order(stack, file, uri, engine_name, spec, policy_name, rules.policy(), rules.prometheus or "")
+    return Order(stack, file, uri, engine_name, spec, policy_name, policy, rules.prometheus or "")
 
 
 def load_order(stack: Stack, service: str, version: int, load: str, now: float) -> tuple[LoadPlan, str]:

@@ -16,15 +16,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 from rollout.answers import Question, Reply
 from rollout.errors import Unavailable
 
+T = TypeVar("T")
 BUNDLED = Path(__file__).with_name("prompts_agreement.jsonl")  #: a small evaluation set
-_SEED, _TRIES = 1, 3
+_SEED, _TRIES, _PAUSE_S = 1, 3, 1.0
 _BAD_ANSWER = (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError)
 
 
@@ -47,7 +48,8 @@ class Asked:
         self._client = httpx.Client(base_url=base.rstrip("/"), timeout=asking.timeout_s, limits=limits, trust_env=False)
         self._asking = asking
         try:
-            self._model = self._client.get("/v1/models").raise_for_status().json()["data"][0]["id"]
+            found = self._again(lambda: self._client.get("/v1/models").raise_for_status().json())
+            self._model = found["data"][0]["id"]
         except _BAD_ANSWER as bad:
             self._client.close()
             raise Unavailable(f"the engine at {base} does not answer ({_told(bad)})") from bad
@@ -66,13 +68,25 @@ class Asked:
         return self._score is not None
 
     def reply(self, question: Question) -> Reply:
-        """The greedy answer, and the score of the right one. What fails is told in the reply."""
+        """The greedy answer, and the score of the right one. What fails again and again is told in the reply."""
+        score, right = self._score, question.answer
         try:
-            said = self._chat(question, self._tells_tokens)
-            scored = self._score(question.prompt, question.answer) if self._score and question.answer else None
+            said = self._again(lambda: self._chat(question, self._tells_tokens))
+            scored = self._again(lambda: score(question.prompt, right)) if score and right else None
             return replace(said, scored=scored)
         except _BAD_ANSWER as bad:
             return Reply("", error=_told(bad))
+
+    def _again(self, ask: Callable[[], T]) -> T:
+        """What ``ask`` gives; a lost connection, a timeout or a 5xx is tried again, for it may be a hiccup."""
+        for _ in range(_TRIES - 1):
+            try:
+                return ask()
+            except httpx.HTTPError as bad:
+                if isinstance(bad, httpx.HTTPStatusError) and bad.response.status_code < 500:
+                    raise
+                time.sleep(_PAUSE_S)
+        return ask()
 
     @staticmethod
     def _can(try_it: Callable[[], object]) -> bool:

@@ -20,6 +20,7 @@ from tasks.telemetry import gpus_of, use_by_phase
 from tasks.ticket import begin
 from tasks.timing import Stopwatch
 from tasks.traffic import recall, shift, watch
+from tasks.trail import waived
 from tasks.trying import alone
 
 HOOKS = {
@@ -55,7 +56,8 @@ def release(service: Service, model: Model = "", engine: Engine = "", rollout: R
     order, trail = watch_time("recall", recall)(order, ticket, outputs)
     verdict, stretches = alone(order, candidate, load, outputs), []
     step = first_step(order.policy, ticket.stable, verdict)
-    step = watch_time("approval", approval)(order, ticket, step) if isinstance(step, Ask) else step
+    if isinstance(step, Ask):
+        trail, step = waived(trail, step), watch_time("approval", approval)(order, ticket, step)
     while isinstance(step, Shift):
         watch_time("shift", shift)(order, ticket, candidate, step, baseline)
         stretch = watch_time("evidence", watch)(order, ticket, candidate, step, len(stretches), trail, baseline)

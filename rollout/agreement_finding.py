@@ -59,10 +59,25 @@ def decided(agreement: Agreement, needs: Needs) -> tuple[Outcome, str]:
     if agreement.peak >= -math.log(needs.harm_level):
         worst = max(tests, key=lambda test: test.harm.log_capital)
         return Outcome.ROLL_BACK, f"answers differ beyond the limit of {worst.name}"
-    open_ones = [test.name for test in tests if test.allow.peak < math.log(needs.allow_e)]
+    open_ones = _open(agreement, needs)
     if tests and not open_ones and agreement.totals.prompts >= needs.least:
         return Outcome.PROMOTE, "answers agree within what is allowed"
     return Outcome.UNDECIDED, f"not yet proven: {', '.join(open_ones) or 'too few prompts'}"
+
+
+def undecidable(agreement: Agreement, needs: Needs, pairs: bool) -> str:
+    """What stays unproven although all prompts were asked; empty where all is decided, or ``pairs`` may still tell.
+
+    Pairs are answers to users' requests, whose right answers nobody knows: they say nothing of perplexity.
+    """
+    outcome, told = decided(agreement, needs)
+    if outcome is not Outcome.UNDECIDED or (pairs and "perplexity" not in _open(agreement, needs)):
+        return ""
+    return told
+
+
+def _open(agreement: Agreement, needs: Needs) -> list[str]:
+    return [test.name for test in heard(agreement) if test.allow.peak < math.log(needs.allow_e)]
 
 
 def least_prompts(limits: OutputLimits, needs: Needs, most: int = 10_000) -> int | None:

@@ -28,6 +28,7 @@ class OutputLimits:
     length_allow: float = 2.0
     same_harm: float = 0.0  # mean share of equal tokens of greedy answers, proven below
     same_allow: float = 0.0  # proven above
+    budget_s: float = 600.0  # for asking both engines; it ends sooner once the answer is known
 
     def __post_init__(self) -> None:
         check_limits(self)
@@ -42,6 +43,8 @@ def check_limits(limits: OutputLimits) -> None:
     harm, allow = limits.defects_harm, limits.defects_allow
     if (harm or allow) and not 0 < harm <= allow < 1:
         _refuse("defects", harm, allow, "0 < harm <= allow < 1, as shares of the answers", "0.1 and 0.3")
+    if not 1 <= limits.budget_s <= 86_400:
+        raise Refused("outputs.budget_s", limits.budget_s, "1 to 86400 seconds", "40 short prompts take 600 at most")
     harm, allow = limits.same_harm, limits.same_allow
     if (harm or allow) and not 0 < allow <= harm < 1:
         _refuse(

@@ -23,6 +23,7 @@ class Times:
 
 
 _START = "before traffic"
+STUCK = f"{_START}: stuck"  # the key of the question whether to go on although nobody can tell how answers agree
 
 
 def first_step(policy: Policy, stable: int | None, alone: Verdict) -> Step:
@@ -37,7 +38,7 @@ def first_step(policy: Policy, stable: int | None, alone: Verdict) -> Step:
         return _asked_first(policy, _START, "promote", Promote(f"first version; {alone.reason}"), alone.reason)
     first = stages(policy)[0]
     if alone.stuck and policy.on_timeout is not OnTimeout.HOLD:
-        return _otherwise(policy.on_timeout, (_START, "stuck"), alone.reason, first.name, _shift(first))
+        return _otherwise(policy.on_timeout, STUCK, alone.reason, first.name, _shift(first))
     return _asked_first(policy, _START, first.name, _shift(first), alone.reason)
 
 
@@ -62,16 +63,16 @@ def decide(policy: Policy, stage: int, verdict: Verdict, times: Times) -> Step:
         return _asked_first(policy, name, following, then, verdict.reason)
     if verdict.stuck:
         stuck = f"not decidable in {name}: {verdict.reason}"
-        return _otherwise(policy.on_timeout, (name, "stuck"), stuck, following, then)
+        return _otherwise(policy.on_timeout, f"{name}: stuck", stuck, following, then)
     if times.stage_s >= policy.step_timeout_s:
         late = f"not decidable within {policy.step_timeout_s:g} s of {name}: {verdict.reason}"
-        return _otherwise(policy.on_timeout, (name, "timeout"), late, following, then)
+        return _otherwise(policy.on_timeout, f"{name}: timeout", late, following, then)
     if times.all_s >= policy.max_s:
         late = f"not decidable within the {policy.max_s:g} s that all stages have, now in {name}: {verdict.reason}"
-        return _otherwise(policy.on_timeout, (name, "timeout of all"), late, following, then)
+        return _otherwise(policy.on_timeout, f"{name}: timeout of all", late, following, then)
     if times.idle_s >= policy.idle_s:
         quiet = f"no request of the candidate for {times.idle_s:.0f} s in {name}: {verdict.reason}"
-        return _otherwise(policy.on_idle, (name, "idle"), quiet, following, then)
+        return _otherwise(policy.on_idle, f"{name}: idle", quiet, following, then)
     return Hold(verdict.reason)
 
 
@@ -86,12 +87,12 @@ def _asked_first(policy: Policy, name: str, following: str, then: Shift | Promot
     return Ask(f"go on with {following}? {reason}", then, f"{name}: approval")
 
 
-def _otherwise(how: OnTimeout, key: tuple[str, str], reason: str, following: str, then: Shift | Promote) -> Step:
+def _otherwise(how: OnTimeout, key: str, reason: str, following: str, then: Shift | Promote) -> Step:
     if how is OnTimeout.ROLL_BACK:
         return RollBack(reason)
     if how is OnTimeout.HOLD:
         return Hold(reason)
-    return Ask(f"go on with {following} all the same? {reason}", then, ": ".join(key))
+    return Ask(f"go on with {following} all the same? {reason}", then, key)
 
 
 def _shift(stage: Stage) -> Shift:

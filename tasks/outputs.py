@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from rollout.agreement import Agreement, fresh, plain, with_comparisons, without
 from rollout.agreement_finding import Needs, decided, finding, least_prompts
 from rollout.answers import Question
 from rollout.errors import RoundhouseError
+from rollout.json_text import json_text
 from rollout.nouns import Finding, Health, Outcome, Version
 from store.port import open_store
 from tasks.serving import report_directory
@@ -38,13 +38,14 @@ class Compared:
     finding: Finding
 
 
-@task(cache_policy=NO_CACHE, timeout_seconds=1800)
+@task(cache_policy=NO_CACHE)
 def compare_outputs(
     order: Order, version: Version, ticket: Ticket, needs: Needs, evaluation: str = "bundled", asking: Asking = Asking()
 ) -> Compared | None:
     """Ask stable and candidate the same; None where the policy asks for nothing or there is no stable version.
 
-    Stops as soon as the answer is known: the tests stay valid. An engine that does not answer leaves it open.
+    Stops as soon as the answer is known: the tests stay valid; at the latest when the policy's ``budget_s`` is used up.
+    An engine that does not answer leaves it open.
     Raises Refused, NotFound for an evaluation set that cannot be read.
     """
     stable = _address(order, ticket.stable)
@@ -53,6 +54,7 @@ def compare_outputs(
     tell(open_store(order.stack.store()), ticket, "compare outputs")
     candidate = f"http://{version.ready[0].host}:{version.ready[0].port}"
     questions = load_evaluation(evaluation, order.stack)
+    asking = replace(asking, within_s=order.policy.outputs.budget_s)
     agreement = warned(fresh(order.policy.outputs), len(questions), needs)
     agreement = compare_until_decided(agreement, (stable, candidate), questions, needs, asking)
     compared = Compared(agreement, finding(agreement, needs))
@@ -74,11 +76,16 @@ def compare_until_decided(
     agreement: Agreement, bases: tuple[str, str], questions: Iterable[Question], needs: Needs, asking: Asking
 ) -> Agreement:
     """The evidence after as many questions as it takes; what could not be asked is told in it."""
+    questions = tuple(questions)
     try:
-        for question, stable, candidate in ask_both(*bases, tuple(questions), asking):
+        for question, stable, candidate in ask_both(*bases, questions, asking):
             agreement = with_comparisons(agreement, [(question, stable, candidate, True)])
             if decided(agreement, needs)[0] is not Outcome.UNDECIDED:
                 break
+        else:
+            if agreement.totals.prompts < len(questions):
+                asked = f"{agreement.totals.prompts} of {len(questions)} prompts"
+                agreement = without(agreement, f"{asked} were answered within the {asking.within_s:g} s of budget_s")
     except RoundhouseError as error:
         return without(agreement, str(error))
     if agreement.totals.prompts and not agreement.totals.scored:
@@ -107,7 +114,7 @@ def put_outputs(directory: Path, compared: Compared) -> Path:
     document: dict[str, Any] = {"finding": asdict(compared.finding), "agreement": plain(compared.agreement)}
     directory.mkdir(parents=True, exist_ok=True)
     aside = directory / f"{FILE}.new"
-    aside.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.write_text(json_text(document, indent=2) + "\n", encoding="utf-8")
     os.replace(aside, directory / FILE)
     return directory / FILE
 

@@ -16,8 +16,9 @@ from gateway.port import Cursor, Gateway, Record
 from gateway.samples import Arms, routed_of, samples_of
 from rollout import agreement
 from rollout.agreement import Agreement
+from rollout.decide import STUCK
 from rollout.evidence import Evidence, evidence_of, fresh, plain, with_reference, with_routed, with_samples
-from rollout.nouns import Sample, Samples
+from rollout.nouns import Ask, Sample, Samples
 from rollout.policy import Policy
 
 ROUTED_S = 120  # by then nearly all requests have ended
@@ -43,6 +44,11 @@ class Trail:
 def first_trail(samples: tuple[Sample, ...], cursor: Cursor, policy: Policy, outputs: Agreement | None = None) -> Trail:
     """The trail at the beginning: where the records end now, and how stable answered before."""
     return Trail(with_reference(fresh(policy), samples), cursor, outputs=outputs)
+
+
+def waived(trail: Trail, step: Ask) -> Trail:
+    """The trail without what a person is asked to go on without: answers that nobody can prove to agree."""
+    return replace(trail, outputs=None) if step.key == STUCK else trail
 
 
 def look_back(gateway: Gateway, service: str, stable: int) -> tuple[tuple[Sample, ...], Cursor]:

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 from configs.order import Order
 from loadtest.port import LoadReport
+from rollout.agreement_finding import undecidable
 from rollout.judge import combine, judge_alone
+from rollout.levels import output_needs
 from rollout.nouns import Outcome, Sample, Verdict, Version
 from store.steer import failure
 from tasks.outputs import Compared
 
+_ADVICE = (
+    "Nothing that follows would tell: more prompts (evaluation), more time (outputs.budget_s) or wider limits would"
+)
 MOST_FAILED = 0.05  # of a stress test: there is nothing to compare it with
 
 
 def alone(order: Order, candidate: Version, report: LoadReport | None, outputs: Compared | None) -> Verdict:
-    """Its instances must live, answer, fail seldom under load, and not answer worse than stable does."""
+    """Its instances must live, answer, fail seldom under load, and not answer worse than stable does.
+
+    Where nobody can tell any more whether its answers are worse, users' requests are not spent on waiting for it.
+    """
     if why := failure(candidate, order.service.instances):
         return Verdict(Outcome.ROLL_BACK, why)
     if outputs is not None and outputs.finding.outcome is Outcome.ROLL_BACK:
         return combine((outputs.finding,))
+    tried = _stressed(report)
+    if outputs is None or tried.outcome is not Outcome.PROMOTE:
+        return tried
+    pairs = order.service.call_records is not None and order.policy.mirror > 0
+    if undecidable(outputs.agreement, output_needs(order.policy), pairs):
+        return Verdict(Outcome.UNDECIDED, f"{outputs.finding.sentence}. {_ADVICE}", (outputs.finding,), stuck=True)
+    return tried
+
+
+def _stressed(report: LoadReport | None) -> Verdict:
     if report is None:
         return Verdict(Outcome.PROMOTE, "no stress test was asked for")
     samples = tuple(Sample(0.0, 0, False, i < report.failed, None, None, None) for i in range(report.requests))

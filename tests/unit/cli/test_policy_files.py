@@ -90,6 +90,9 @@ def test_a_file_is_checked_before_it_is_used(project, run):
     bad.write_text(BAD)
     with pytest.raises(Refused, match=r"bad\.yaml: steps_percent: .*rising"):
         run("check", str(bad))
+    bad.write_text("kind: rollout\nsteps_percent: [5, 25]\noutputs: {}\nevaluation: configs/nope.jsonl\n")
+    with pytest.raises(Refused, match=r"evaluation: 'configs/nope\.jsonl' is refused: there is no such file"):
+        run("check", str(bad))
 
 
 def test_the_schema_is_printed_as_it_is_kept(run):

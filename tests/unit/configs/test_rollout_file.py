@@ -204,18 +204,30 @@ def test_no_preset_calls_silence_good(path):
     assert judge(fresh(policy), policy).outcome is Outcome.UNDECIDED
 
 
-def test_an_order_knows_whom_the_vetoes_ask(tmp_path):
-    """The address goes with the release, a reference to a variable as it was written; empty where nobody is asked."""
+@pytest.fixture
+def project(tmp_path):
+    """A project of one's own with this one's files, by its ``configs/rollouts``."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
-    asking = {**BASE, "prometheus": "$PROMETHEUS_URL", "vetoes": [VETO]}
-    (tmp_path / "configs" / "rollouts" / "asking.yaml").write_text(yaml.safe_dump(asking))
     before = os.environ.get("ROUNDHOUSE_PROJECT")
     os.environ["ROUNDHOUSE_PROJECT"] = str(tmp_path)
-    try:
-        made, plain = order("chat", rollout="asking"), order("chat")
-    finally:
-        os.environ.pop("ROUNDHOUSE_PROJECT")
-        if before is not None:
-            os.environ["ROUNDHOUSE_PROJECT"] = before
+    yield tmp_path / "configs" / "rollouts"
+    os.environ.pop("ROUNDHOUSE_PROJECT")
+    if before is not None:
+        os.environ["ROUNDHOUSE_PROJECT"] = before
+
+
+def test_an_order_is_refused_for_prompts_that_are_not_there(project):
+    """Before anything is fetched, built or started."""
+    policy = {**BASE, "outputs": {}, "evaluation": "configs/nope.jsonl"}
+    (project / "comparing.yaml").write_text(yaml.safe_dump(policy))
+    with pytest.raises(Refused, match=r"evaluation: 'configs/nope\.jsonl'.*there is no such file"):
+        order("chat", rollout="comparing")
+
+
+def test_an_order_knows_whom_the_vetoes_ask(project):
+    """The address goes with the release, a reference to a variable as it was written; empty where nobody is asked."""
+    asking = {**BASE, "prometheus": "$PROMETHEUS_URL", "vetoes": [VETO]}
+    (project / "asking.yaml").write_text(yaml.safe_dump(asking))
+    made, plain = order("chat", rollout="asking"), order("chat")
     assert (made.prometheus, plain.prometheus) == ("$PROMETHEUS_URL", "")
     assert made.policy.vetoes == (Veto("gpu errors", "sum(xid_errors)", above=0),) and not plain.policy.vetoes
