@@ -64,12 +64,18 @@ def _base(place: str, engine: str) -> Iterator[str]:
 
 
 def _compared(bases: list[str], questions: tuple[Question, ...], within_s: float, quiet: bool) -> Agreement:
-    agreement = fresh(OutputLimits())
+    agreement, asked, silent = fresh(OutputLimits()), 0, list[str]()
     with progress(quiet) as report:
-        for question, *replies in ask_both(bases[0], bases[1], questions, replace(Asking(), within_s=within_s)):
-            agreement = with_comparisons(agreement, [(question, *replies, True)])
-            report("comparing answers", agreement.totals.prompts / len(questions))
-    left = len(questions) - agreement.totals.prompts
+        for question, stable, candidate in ask_both(*bases, questions, replace(Asking(), within_s=within_s)):
+            asked += 1
+            report("comparing answers", asked / len(questions))
+            if stable.error:  # there is nothing to compare with
+                silent.append(stable.error)
+            else:
+                agreement = with_comparisons(agreement, [(question, stable, candidate, True)])
+    if silent:
+        agreement = without(agreement, f"{len(silent)} of {asked} prompts: stable did not answer ({silent[0]})")
+    left = len(questions) - asked
     return without(agreement, f"{left} of {len(questions)} prompts were not asked in time") if left else agreement
 
 

@@ -17,7 +17,7 @@ from configs.stack import Stack
 from engines.outputs import BUNDLED
 from model_registry.dvc_registry import DvcRegistry
 from rollout.answers import Question
-from rollout.errors import Refused
+from rollout.errors import NotFound, Refused
 from rollout.policy import Policy
 
 MOST_LINES = 10_000
@@ -33,7 +33,7 @@ class EvaluationLine(Config):
 
 
 def load_evaluation(source: str, stack: Stack) -> tuple[Question, ...]:
-    """The questions of an evaluation set. Raises Refused with the line, NotFound, Unavailable, Corrupt."""
+    """The questions of an evaluation set. Raises Refused with the line, Unavailable, Corrupt."""
     return questions_of(_file(source, stack), source)
 
 
@@ -53,7 +53,7 @@ def questions_of(path: Path, source: str) -> tuple[Question, ...]:
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not 1 <= len(lines) <= MOST_LINES:
         raise Refused("evaluation", source, f"it has {len(lines)} lines; 1 to {MOST_LINES} are read", _FIX)
-    return tuple(_question(f"{source}, line {number}", line) for number, line in lines)
+    return tuple(_question(f"evaluation {source}, line {number}", line) for number, line in lines)
 
 
 def _question(where: str, line: str) -> Question:
@@ -71,5 +71,16 @@ def _file(source: str, stack: Stack) -> Path:
     if source == "bundled":
         return BUNDLED
     if source.startswith("dvc:"):
-        return DvcRegistry(str(stack.cache), str(stack.project)).fetch_data(source, lambda what, share: None)
+        return _tracked(source, stack)
     return stack.project / source
+
+
+def _tracked(source: str, stack: Stack) -> Path:
+    """A copy of the file that DVC tracks; refused as the field that names it."""
+    try:
+        return DvcRegistry(str(stack.cache), str(stack.project)).fetch_data(source, lambda what, share: None)
+    except Refused as refused:
+        raise Refused("evaluation", source, refused.rule, refused.fix) from None
+    except NotFound as missing:
+        rule = str(missing).removeprefix(f"{source}: ")
+        raise Refused("evaluation", source, rule, "name a file that DVC tracks at that revision") from missing

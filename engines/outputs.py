@@ -25,19 +25,20 @@ from rollout.errors import Unavailable
 
 T = TypeVar("T")
 BUNDLED = Path(__file__).with_name("prompts_agreement.jsonl")  #: a small evaluation set
-_SEED, _TRIES, _PAUSE_S = 1, 3, 1.0
+_SEED, _TRIES = 1, 3
 _BAD_ANSWER = (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError)
 
 
 @dataclass(frozen=True)
 class Asking:
-    """How much is asked of an engine. ``within_s`` bounds the whole: nothing is asked after that."""
+    """How much is asked of an engine. ``within_s`` bounds the whole: no other question is begun after that."""
 
     max_tokens: int = 24
     json_tokens: int = 64  # enough for the bundled objects to be closed
     at_once: int = 1  # of each engine; more of them batched change a few low bits, and so a few words
     timeout_s: float = 30.0
     within_s: float = 120.0
+    pause_s: float = 1.0  # before what failed is asked again
 
 
 class Asked:
@@ -69,10 +70,9 @@ class Asked:
 
     def reply(self, question: Question) -> Reply:
         """The greedy answer, and the score of the right one. What fails again and again is told in the reply."""
-        score, right = self._score, question.answer
         try:
-            said = self._again(lambda: self._chat(question, self._tells_tokens))
-            scored = self._again(lambda: score(question.prompt, right)) if score and right else None
+            said = self._chat(question, self._tells_tokens)
+            scored = self._score(question.prompt, question.answer) if self._score and question.answer else None
             return replace(said, scored=scored)
         except _BAD_ANSWER as bad:
             return Reply("", error=_told(bad))
@@ -85,24 +85,21 @@ class Asked:
             except httpx.HTTPError as bad:
                 if isinstance(bad, httpx.HTTPStatusError) and bad.response.status_code < 500:
                     raise
-                time.sleep(_PAUSE_S)
+                time.sleep(self._asking.pause_s)
         return ask()
 
     @staticmethod
     def _can(try_it: Callable[[], object]) -> bool:
-        """Whether the engine knows this way of asking; a failure that says nothing of that is tried again."""
-        for _ in range(_TRIES):
-            try:
-                try_it()
-                return True
-            except _BAD_ANSWER as bad:
-                refused = isinstance(bad, httpx.HTTPStatusError) and bad.response.status_code < 500
-                if refused or not isinstance(bad, httpx.HTTPError):
-                    return False
-        return False
+        """Whether the engine knows this way of asking."""
+        try:
+            try_it()
+        except _BAD_ANSWER:
+            return False
+        return True
 
     def _post(self, path: str, **body: Any) -> dict[str, Any]:
-        return self._client.post(path, json={"model": self._model, **body}).raise_for_status().json()
+        asked = {"model": self._model, **body}
+        return self._again(lambda: self._client.post(path, json=asked).raise_for_status().json())
 
     def _chat(self, question: Question, with_tokens: bool) -> Reply:
         most = self._asking.json_tokens if question.json else self._asking.max_tokens

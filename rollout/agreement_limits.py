@@ -44,7 +44,7 @@ def check_limits(limits: OutputLimits) -> None:
     if (harm or allow) and not 0 < harm <= allow < 1:
         _refuse("defects", harm, allow, "0 < harm <= allow < 1, as shares of the answers", "0.1 and 0.3")
     if not 1 <= limits.budget_s <= 86_400:
-        raise Refused("outputs.budget_s", limits.budget_s, "1 to 86400 seconds", "40 short prompts take 600 at most")
+        raise Refused("outputs.budget_s", limits.budget_s, "1 to 86400 seconds", "leave it out for 600")
     harm, allow = limits.same_harm, limits.same_allow
     if (harm or allow) and not 0 < allow <= harm < 1:
         _refuse(

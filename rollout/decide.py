@@ -81,6 +81,11 @@ def part_of_proof(policy: Policy, stage: int) -> float:
     return (stage + 1) / len(stages(policy))
 
 
+def part_of_agreement(policy: Policy, stage: int) -> float:
+    """The same of compared answers: all of it while requests are copied, for no pair comes after that."""
+    return 1.0 if stages(policy)[stage].canary == 0 else part_of_proof(policy, stage)
+
+
 def _asked_first(policy: Policy, name: str, following: str, then: Shift | Promote, reason: str) -> Step:
     if following not in policy.approvals:
         return then

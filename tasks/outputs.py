@@ -45,8 +45,8 @@ def compare_outputs(
     """Ask stable and candidate the same; None where the policy asks for nothing or there is no stable version.
 
     Stops as soon as the answer is known: the tests stay valid; at the latest when the policy's ``budget_s`` is used up.
-    An engine that does not answer leaves it open.
-    Raises Refused, NotFound for an evaluation set that cannot be read.
+    An engine that does not answer at all leaves it open, and so does what stable does not answer.
+    Raises Refused for an evaluation set that cannot be read.
     """
     stable = _address(order, ticket.stable)
     if order.policy.outputs is None or stable is None or not version.ready:
@@ -75,22 +75,34 @@ def warned(agreement: Agreement, prompts: int, needs: Needs) -> Agreement:
 def compare_until_decided(
     agreement: Agreement, bases: tuple[str, str], questions: Iterable[Question], needs: Needs, asking: Asking
 ) -> Agreement:
-    """The evidence after as many questions as it takes; what could not be asked is told in it."""
-    questions = tuple(questions)
+    """The evidence after as many questions as it takes; what could not be asked or compared is told in it."""
+    questions, left_out = tuple(questions), list[str]()
     try:
         for question, stable, candidate in ask_both(*bases, questions, asking):
+            if stable.error:  # there is nothing to compare with, and that speaks for nobody
+                left_out.append(stable.error)
+                continue
             agreement = with_comparisons(agreement, [(question, stable, candidate, True)])
             if decided(agreement, needs)[0] is not Outcome.UNDECIDED:
                 break
-        else:
-            if agreement.totals.prompts < len(questions):
-                asked = f"{agreement.totals.prompts} of {len(questions)} prompts"
-                agreement = without(agreement, f"{asked} were answered within the {asking.within_s:g} s of budget_s")
     except RoundhouseError as error:
         return without(agreement, str(error))
-    if agreement.totals.prompts and not agreement.totals.scored:
-        return without(agreement, "perplexity: not available, an engine does not tell the likelihood of a given answer")
+    is_open = decided(agreement, needs)[0] is Outcome.UNDECIDED
+    for remark in _remarks(agreement, left_out, len(questions) if is_open else 0, asking):
+        agreement = without(agreement, remark)
     return agreement
+
+
+def _remarks(agreement: Agreement, left_out: list[str], wanted: int, asking: Asking) -> Iterable[str]:
+    """What could not be done of ``wanted`` prompts, and why."""
+    totals = agreement.totals
+    asked = totals.prompts + len(left_out)
+    if asked < wanted:
+        yield f"{asked} of {wanted} prompts were asked within the {asking.within_s:g} s of budget_s"
+    if left_out:
+        yield f"{len(left_out)} of {asked} prompts are left out, stable did not answer them ({left_out[0]})"
+    if totals.compared and not totals.scored:
+        yield "perplexity: not available, an engine does not tell the likelihood of a given answer"
 
 
 def with_mirrored(

@@ -16,7 +16,7 @@ from gateway.port import Gateway, open_gateway
 from gateway.samples import Arms, counted_by_engines
 from reports.samples_file import BEFORE, FILE, SampleFile
 from rollout.agreement_finding import finding
-from rollout.decide import Times, decide, part_of_proof
+from rollout.decide import Times, decide, part_of_agreement, part_of_proof
 from rollout.errors import Refused, Unavailable
 from rollout.evidence import next_stage
 from rollout.forecast import forecast
@@ -204,7 +204,7 @@ def watch_stage(scene: Scene, trail: Trail) -> Stretch:
         accident = incident(before, present, scene.ticket.stable, scene.candidate.number, now, compared)
         part = part_of_proof(policy, scene.stage)
         trail = _with_outputs(scene, trail, began, now)
-        verdict = accident or judge(trail.evidence, policy, part, _others(scene, trail, part, now))
+        verdict = accident or judge(trail.evidence, policy, part, _others(scene, trail, now))
         times = _times(scene, trail, began, now)
         outlook = _outlook(scene, trail, verdict, times)
         look = Look(now, plan.name, scene.step.canary_permille, scene.step.mirror_permille, numbers_of(verdict))
@@ -272,10 +272,12 @@ def _with_outputs(scene: Scene, trail: Trail, began: float, now: float) -> Trail
     return replace(trail, outputs=compared.agreement, paired_until=until)
 
 
-def _others(scene: Scene, trail: Trail, part: float, now: float) -> tuple[Finding, ...]:
+def _others(scene: Scene, trail: Trail, now: float) -> tuple[Finding, ...]:
     """What is judged beside requests: compared outputs, and vetoes."""
-    compared = () if trail.outputs is None else (finding(trail.outputs, output_needs(scene.order.policy, part)),)
-    return (*compared, *scene.vetoes(now))
+    policy, vetoes = scene.order.policy, scene.vetoes(now)
+    if trail.outputs is None:
+        return vetoes
+    return (finding(trail.outputs, output_needs(policy, part_of_agreement(policy, scene.stage))), *vetoes)
 
 
 def _outlook(scene: Scene, trail: Trail, verdict: Verdict, times: Times) -> str:

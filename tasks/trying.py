@@ -11,9 +11,6 @@ from rollout.nouns import Outcome, Sample, Verdict, Version
 from store.steer import failure
 from tasks.outputs import Compared
 
-_ADVICE = (
-    "Nothing that follows would tell: more prompts (evaluation), more time (outputs.budget_s) or wider limits would"
-)
 MOST_FAILED = 0.05  # of a stress test: there is nothing to compare it with
 
 
@@ -29,10 +26,24 @@ def alone(order: Order, candidate: Version, report: LoadReport | None, outputs: 
     tried = _stressed(report)
     if outputs is None or tried.outcome is not Outcome.PROMOTE:
         return tried
-    pairs = order.service.call_records is not None and order.policy.mirror > 0
-    if undecidable(outputs.agreement, output_needs(order.policy), pairs):
-        return Verdict(Outcome.UNDECIDED, f"{outputs.finding.sentence}. {_ADVICE}", (outputs.finding,), stuck=True)
+    lacking = _lacking(order)
+    if undecidable(outputs.agreement, output_needs(order.policy), pairs=not lacking):
+        reason = f"{outputs.finding.sentence}. {_advice(order, outputs, lacking)}"
+        return Verdict(Outcome.UNDECIDED, reason, (outputs.finding,), stuck=True)
     return tried
+
+
+def _lacking(order: Order) -> tuple[str, ...]:
+    """What it takes to compare answers to mirrored requests, and is not there."""
+    records = () if order.service.call_records is not None else ("call_records of the service",)
+    return records if order.policy.mirror else (*records, "mirror_percent of the policy")
+
+
+def _advice(order: Order, outputs: Compared, lacking: tuple[str, ...]) -> str:
+    ways = ["more prompts (evaluation)", "more time (outputs.budget_s)", "wider limits (outputs)"]
+    if lacking and not undecidable(outputs.agreement, output_needs(order.policy), pairs=True):
+        ways.append(f"answers to mirrored requests ({' and '.join(lacking)})")
+    return f"Nothing that follows would tell; what would: {', '.join(ways[:-1])} or {ways[-1]}"
 
 
 def _stressed(report: LoadReport | None) -> Verdict:

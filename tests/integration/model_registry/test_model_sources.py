@@ -15,9 +15,12 @@ from pathlib import Path
 import pytest
 from model_samples import tiny_folder, tiny_gguf
 
+from configs.evaluation import load_evaluation
+from configs.stack import Stack
 from model_registry.dvc_registry import DvcRegistry
 from model_registry.inspection import inspect_model
 from model_registry.sources import local_files
+from rollout.answers import Question
 from rollout.errors import Corrupt, NotFound, Refused, Unavailable
 
 REPO = Path(__file__).parents[3]
@@ -138,6 +141,11 @@ def test_a_tracked_data_file_is_fetched_as_it_is(tracked: Path, tmp_path: Path) 
     registry = DvcRegistry(str(tmp_path / "cache"), str(tracked))
     got = registry.fetch_data("dvc:set.jsonl@three", quiet)
     assert got.read_text() == '{"prompt": "one"}' and got.is_relative_to(tmp_path / "cache")
+    stack = Stack(project=tracked, home=tmp_path)
+    assert load_evaluation("dvc:set.jsonl@three", stack) == (Question("one"),)
+    for source in ("dvc:set.jsonl@two", "dvc:none.jsonl", "dvc:set.jsonl@never", "dvc:notes.txt"):
+        with pytest.raises(Refused, match=rf"^evaluation: '{source}' is refused: .+\. Fix: "):
+            load_evaluation(source, stack)
     for wrong in ("dvc:models/hf@one", "dvc:notes.txt@one"):
         with pytest.raises(Refused):
             registry.fetch_data(wrong, quiet)

@@ -95,6 +95,26 @@ def test_a_file_is_checked_before_it_is_used(project, run):
         run("check", str(bad))
 
 
+def test_a_policy_that_compares_nothing_needs_no_stack(project, run):
+    """Only prompts are looked for in a project."""
+    (project / "configs" / "stack.yaml").unlink()
+    mine = project / "mine.yaml"
+    mine.write_text("kind: rollout\nsteps_percent: [5, 25]\nstress: null\n")
+    assert "makes sense" in run("check", str(mine))
+
+
+def test_how_long_comparing_may_take_is_checked_and_shown(project, run):
+    """As any other value: named when it is refused, and told with its default or the file's."""
+    mine = project / "configs" / "rollouts" / "mine.yaml"
+    policy = "kind: rollout\nsteps_percent: [5, 25]\noutputs: {budget_s: %s}\n"
+    mine.write_text(policy % "0.5")
+    with pytest.raises(Refused, match=r"outputs\.budget_s.*greater than or equal to 1.*0\.5"):
+        run("check", str(mine))
+    mine.write_text(policy % "900")
+    lines = {words[0]: words for line in run("show", "mine").splitlines() if (words := line.split())}
+    assert lines["outputs.budget_s"] == ["outputs.budget_s", "900", "file"]
+
+
 def test_the_schema_is_printed_as_it_is_kept(run):
     """So that it can be written over the kept one."""
     assert run("schema") == schema_text("rollout") and run("schema", "service") == schema_text("service")

@@ -43,6 +43,19 @@ def test_a_wrong_line_is_refused_by_number_and_rule(tmp_path: Path, text: str, t
         questions_of(tmp_path / "set.jsonl", "set.jsonl")
 
 
+def test_a_source_that_is_no_path_is_refused_as_the_field_it_stands_in(tmp_path: Path) -> None:
+    """Not as a model's source, which the user did not write."""
+    with pytest.raises(Refused, match=r"^evaluation: 'dvc:' is refused: .*Fix: write dvc:PATH"):
+        load_evaluation("dvc:", Stack(project=tmp_path, home=tmp_path))
+
+
+def test_a_wrong_line_is_refused_with_the_field_that_names_its_file(tmp_path: Path) -> None:
+    """The field, the file and the line."""
+    (tmp_path / "set.jsonl").write_text('{"prompt": "a"}\nnone\n')
+    with pytest.raises(Refused, match=r"^evaluation set\.jsonl, line 2: 'none' is refused"):
+        load_evaluation("set.jsonl", Stack(project=tmp_path, home=tmp_path))
+
+
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """With the forms that a source has."""
     with pytest.raises(Refused, match="dvc:PATH@REVISION"):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import policies, verdicts
 
-from rollout.decide import Times, decide, first_step, part_of_proof
+from rollout.decide import Times, decide, first_step, part_of_agreement, part_of_proof
 from rollout.nouns import Ask, Hold, Outcome, Promote, RollBack, Shift, Verdict
 from rollout.policy import OnTimeout, Policy, stages
 
@@ -94,6 +94,14 @@ def test_stages_ask_for_more_and_more_of_the_proof(policy):
     """The last one asks for all of it."""
     parts = [part_of_proof(policy, k) for k in range(len(stages(policy)))]
     assert parts == sorted(set(parts)) and parts[0] > 0 and parts[-1] == 1.0
+
+
+@given(policies)
+def test_copies_have_to_prove_all_that_only_copies_can(policy):
+    """No stage after the mirror's compares answers, so none may ask for more of that than the mirror's did."""
+    parts = [part_of_agreement(policy, k) for k in range(len(stages(policy)))]
+    assert parts[0] == (1.0 if stages(policy)[0].canary == 0 else part_of_proof(policy, 0))
+    assert parts[1:] == [part_of_proof(policy, k) for k in range(1, len(parts))]
 
 
 def test_first_version_is_promoted_when_it_answers():

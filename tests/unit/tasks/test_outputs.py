@@ -1,7 +1,8 @@
 """Compared outputs as a release keeps them."""
 
 import json
-from dataclasses import asdict
+import math
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ from configs.stack import Stack
 from engines.outputs import Asking
 from engines.port import EngineSpec
 from gateway.calls import Body, CallFiles, CallRecord, as_line, calls_folder
-from rollout.agreement import agreement_of, fresh
+from rollout.agreement import Totals, agreement_of, fresh
 from rollout.agreement_finding import Needs, finding
 from rollout.agreement_limits import OutputLimits
 from rollout.answers import Question
+from rollout.evidence.means import Moments
 from rollout.nouns import Outcome
 from rollout.policy import Policy
 from tasks.outputs import FILE, Compared, compare_until_decided, put_outputs, warned, with_mirrored
@@ -61,6 +63,16 @@ def test_the_file_holds_all_that_is_known(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "r").iterdir()] == [FILE]
     assert agreement_of(document["agreement"]) == NOTHING.agreement
     assert document["finding"] == json.loads(json.dumps(asdict(NOTHING.finding)))
+
+
+def test_a_number_that_is_none_is_null(tmp_path: Path) -> None:
+    """An engine that calls an answer impossible (log-probability -inf) leaves a file that every parser reads."""
+    totals = Totals(likelihoods=(-1.5, -math.inf))
+    agreement = replace(NOTHING.agreement, totals=totals, gains=Moments(3, -math.inf, math.nan))
+    text = put_outputs(tmp_path / "r", Compared(agreement, replace(NOTHING.finding, effect=math.inf))).read_text()
+    document = json.loads(text, parse_constant=pytest.fail)
+    assert document["agreement"]["totals"]["likelihoods"] == [-1.5, None]
+    assert document["agreement"]["gains"]["mean"] is None and document["finding"]["effect"] is None
 
 
 @pytest.mark.parametrize(("prompts", "told"), [(40, 0), (5, 1)])

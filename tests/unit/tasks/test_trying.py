@@ -66,6 +66,24 @@ def test_what_nobody_can_prove_any_more_is_not_waited_for(tmp_path, prompts, sco
     assert ("outputs.budget_s" in verdict.reason) is stuck
 
 
+@pytest.mark.parametrize(
+    ("prompts", "scored", "service", "mirror", "helps"),
+    [
+        (5, False, {}, 200, "mirrored requests (call_records of the service)"),
+        (5, False, {"call_records": {}}, 0, "mirrored requests (mirror_percent of the policy)"),
+        (0, False, {}, 0, "mirrored requests (call_records of the service and mirror_percent of the policy)"),
+        (5, True, {}, 200, ""),  # perplexity is open, which no user's request tells
+    ],
+)
+def test_who_is_stuck_learns_what_would_help(tmp_path, prompts, scored, service, mirror, helps) -> None:
+    """Call records and a mirror stage where their pairs would tell, each only where it is missing."""
+    order = comparing(tmp_path, **service)
+    order = replace(order, policy=replace(order.policy, mirror=mirror))
+    reason = alone(order, LIVES, None, compared(order, answered(prompts, scored))).reason
+    assert "more prompts (evaluation)" in reason and "wider limits" in reason
+    assert helps in reason and ("mirrored requests" in reason) is bool(helps)
+
+
 def test_who_goes_on_without_the_proof_is_not_asked_for_it_again(tmp_path) -> None:
     """A person's yes to that takes the metric away; the policy's other ways roll back, or hold on to it."""
     order = comparing(tmp_path)
