@@ -14,7 +14,6 @@ from configs.stack import Stack
 from rollout.errors import NotFound, Refused, Unavailable
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
-WAITS_S = (0.5, 1.0, 2.0, 4.0)  # before each try but the first
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,10 @@ class Run:
 
 
 class PrefectApi:
-    """A few calls of the Prefect REST interface."""
+    """A few calls of the Prefect REST interface. ``waits_s``: before each try of a call but the first."""
 
-    def __init__(self, stack: Stack) -> None:
-        self._base = stack.prefect_api
+    def __init__(self, stack: Stack, waits_s: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)) -> None:
+        self._base, self._waits_s = stack.prefect_api, waits_s
 
     def start(self, flow: str, parameters: dict[str, Any]) -> Run:
         """Start the deployment ``flow/flow``. Raises NotFound, Refused (parameters), Unavailable."""
@@ -66,7 +65,7 @@ class PrefectApi:
         Nor is one slow answer the end of a release that is followed for hours. Each call here may be made twice: a
         run is started under an idempotency key.
         """
-        for wait_s in WAITS_S:
+        for wait_s in self._waits_s:
             with suppress(httpx.TransportError):
                 answer = self._send(method, path, body)
                 if answer.status_code != 503:

@@ -19,6 +19,7 @@ from reports.record import record, record_of
 from rollout.json_text import finite, json_text
 from rollout.nouns import Engine, ModelVersion, Verdict, Version
 from store.port import Store, open_store
+from store.steer import answers
 from tasks.serving import report_directory
 from tasks.telemetry import gpu_metrics
 from tasks.ticket import Ticket, as_plain
@@ -43,7 +44,7 @@ def report(
     """Write the evidence to the store, and then the page, an artifact that tells what happened, and the run to MLflow:
     what cannot be written loses nothing of what is before it."""
     store = open_store(order.stack.store())
-    release, events = store.release(ticket.release), store.events(release=ticket.release, limit=100_000)
+    release = store.release(ticket.release)
     evidence: dict[str, Any] = {
         "release": release.id,
         "service": release.service,
@@ -55,7 +56,7 @@ def report(
         "candidate": candidate.number,
         "policy": order.policy_name,
         "rules": as_plain(order.policy),
-        "answers": [event.data for event in reversed(events) if event.kind == "answer"],
+        "answers": answers(store, release.id),
         "begun_at": release.created_at,
         "ended_at": release.finished_at,
         "findings": [asdict(f) for f in verdict.findings],

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import cli.prefect_api
 from cli.prefect_api import PrefectApi
 from configs.stack import Ports, Stack
 from rollout.errors import Unavailable
@@ -39,9 +38,8 @@ class Stumbling(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
-    """A server on a free port; the waits between tries are short."""
-    monkeypatch.setattr(cli.prefect_api, "WAITS_S", (0.01, 0.01))
+def server() -> Iterator[ThreadingHTTPServer]:
+    """A server on a free port."""
     Stumbling.faults, Stumbling.asked = [], []
     with ThreadingHTTPServer(("127.0.0.1", 0), Stumbling) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -51,8 +49,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
 
 @pytest.fixture
 def api(server: ThreadingHTTPServer, tmp_path: Path) -> PrefectApi:
-    """The interface at that server."""
-    return PrefectApi(Stack(project=tmp_path, home=tmp_path, ports=Ports(prefect=server.server_port)))
+    """The interface at that server; the waits between tries are short."""
+    return PrefectApi(Stack(project=tmp_path, home=tmp_path, ports=Ports(prefect=server.server_port)), (0.01, 0.01))
 
 
 @pytest.mark.parametrize("fault", [503, None], ids=["locked", "connection lost"])
