@@ -5,11 +5,13 @@
 A user has one setting of a tool for all that a service sees by day and night, and does not know what the next release
 breaks. So a judge has one setting here too, for all of the traffic: 60 and 6 of the candidate's requests a minute; a
 steady load, drifts and bursts, errors that come and go, instances that differ, recorded requests. In each there are
-candidates that are identical, 25 % and 50 % slower, and with two and three times the errors. Ours is the shipped
-policy; of a peer each setting of a grid is tried (see ``verdict_grids``; its absolute limits are times of the mixed
-traffic's stable value). It qualifies where its wrong rollbacks of identical candidates, and its misses of each of the
-four regressions within the two hours, are at most ours plus one binomial standard error, over all traffic, on the runs
-it is chosen on and on as many others, on which all is told. ``--quick`` takes the settings that were chosen last.
+candidates that are identical, 25 % and 50 % slower, and with two and three times the errors. Of each tool settings of
+a grid are tried: a few of ours (``verdict_ours``), of a peer all that its user has to choose (``verdict_grids``; its
+absolute limits are times of the mixed traffic's stable value). Ours is the one that is least wrong on the runs that
+settings are chosen on: the least sum of wrong and missed. A peer's qualifies where its wrong rollbacks of identical
+candidates, and its misses of each of the four regressions within the two hours, are at most ours plus one binomial
+standard error, over all traffic, on the runs it is chosen on and on as many others, on which all is told. All of it is
+told once more with the shipped policy as ours (``_standard``). ``--quick`` takes the settings that were chosen last.
 
 A *request* is one that the candidate answered until the decision: what a user may have suffered from; medians are of
 the right decisions. ``fewer_requests_p95`` and ``_errors``: what the quickest of all peers' qualifying settings needs
@@ -37,10 +39,11 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this file's folder 
 from benchmarks.verdict_choice import Field, Play  # noqa: E402
 from benchmarks.verdict_grids import rolled_back  # noqa: E402
 from benchmarks.verdict_looks import ERRORS, LATENCIES, Looks, objective, ours  # noqa: E402
-from benchmarks.verdict_report import Results, figures, headline, page, results, write  # noqa: E402
+from benchmarks.verdict_ours import OURS, STANDARD  # noqa: E402
+from benchmarks.verdict_report import headline, page, write  # noqa: E402
+from benchmarks.verdict_results import Found, Speeds, chosen_last, figures, results  # noqa: E402
 from benchmarks.verdict_speed import speed, speed_of_samples  # noqa: E402
 from benchmarks.verdict_traffic import KINDS, TRAFFIC, changed, draw  # noqa: E402
-from rollout.policy import Policy  # noqa: E402
 
 RUNS = 20  # of each candidate in each traffic, and as many to choose settings on: 2,000 in all
 FRESH = 1000  # the number of the first run that no setting was chosen on
@@ -62,24 +65,29 @@ def main() -> int:
     return 0
 
 
-def measure(runs: int, chosen_on: int) -> Results:
+def measure(runs: int, chosen_on: int) -> Found:
     """All runs, over ``CORES`` processes; the same numbers whatever their number."""
     for metric in (*LATENCIES, ERRORS):
         objective(metric)
-    first = 0 if chosen_on else FRESH
-    jobs = list(product(range(first, first + runs + chosen_on), range(len(TRAFFIC)), range(len(KINDS))))
+    further = Field(_plays(0, chosen_on, list(OURS)), STANDARD) if chosen_on else None
+    mine = further.least_wrong() if further else chosen_last()
+    told_on = Field(_plays(FRESH, runs, list(dict.fromkeys((STANDARD, mine)))), mine)
+    return results(further, told_on, runs, Speeds(speed(), speed_of_samples()))
+
+
+def _plays(first: int, runs: int, settings: list[str]) -> list[Play]:
+    """That many runs of each candidate in each traffic, judged by those settings of ours."""
+    seeds = product(range(first, first + runs), range(len(TRAFFIC)), range(len(KINDS)))
     with get_context("fork").Pool(CORES) as pool:
-        plays = pool.map(play, jobs, chunksize=4)
-    split = runs * len(TRAFFIC) * len(KINDS)
-    further = Field(plays[split:]) if chosen_on else None
-    return results(further, Field(plays[:split]), runs, speed(), speed_of_samples())
+        return pool.starmap(play, [(seed, settings) for seed in seeds], chunksize=4)
 
 
-def play(job: tuple[int, int, int]) -> Play:
-    """One run, judged by all: (number, traffic, candidate) are its seed."""
-    case, kind = TRAFFIC[job[1]], KINDS[job[2]]
-    looks = Looks(draw(changed(case, kind), np.random.default_rng(job)))
-    return Play(case.name, kind, ours(looks, Policy()), looks.requests_until(), rolled_back(looks))
+def play(seed: tuple[int, int, int], settings: list[str]) -> Play:
+    """One run, judged by all: its seed is (number, traffic, candidate)."""
+    case, kind = TRAFFIC[seed[1]], KINDS[seed[2]]
+    looks = Looks(draw(changed(case, kind), np.random.default_rng(seed)))
+    told = {name: ours(looks, OURS[name]) for name in settings}
+    return Play(case.name, kind, told, looks.requests_until(), rolled_back(looks))
 
 
 if __name__ == "__main__":

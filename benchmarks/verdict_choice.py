@@ -1,7 +1,11 @@
-"""Which settings of a peer are wrong no more often than ours, over all traffic at once, and what the best needs."""
+"""Which settings of a peer are wrong no more often than ours, over all traffic at once, and what the best needs.
+
+Ours is one of a few, chosen in the same way on the same runs: the one that is least wrong, or the shipped policy.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,32 +27,56 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Play:
-    """One run: what we told, the candidate's requests until each minute, when each setting rolled back."""
+    """One run: what we told by setting, the candidate's requests until each minute, when each of theirs rolled back."""
 
     traffic: str
     kind: str
-    told: Told
+    told: dict[str, Told]
     until: Floats
     minutes: list[tuple[Minutes, Minutes]]  # of ``GROUPS``
 
 
 class Field:
-    """All runs together."""
+    """All runs together, seen from one of our settings."""
 
-    def __init__(self, plays: Sequence[Play]) -> None:
+    def __init__(self, plays: Sequence[Play], mine: str) -> None:
         self.traffic = np.array([p.traffic for p in plays])
         self.kind = np.array([p.kind for p in plays])
         pad = NEVER + 1 - len(plays[0].until)
         self.until = np.array([np.append(p.until, [p.until[-1]] * pad) for p in plays])
         self.groups = [tuple(np.stack([p.minutes[g][k] for p in plays], 1) for k in (0, 1)) for g in range(len(GROUPS))]
-        self.ours = self.score(
-            "Roundhouse",
-            np.array([p.told.outcome is Outcome.ROLL_BACK for p in plays]),
-            np.array([p.told.requests for p in plays]),
-            np.array([p.told.minutes for p in plays]),
-        )
-        self.promoted = float(np.mean([p.told.outcome is Outcome.PROMOTE for p in plays if p.kind == IDENTICAL]))
-        self.promoted_bad = float(np.mean([p.told.outcome is Outcome.PROMOTE for p in plays if p.kind != IDENTICAL]))
+        self._own = {name: self._of_ours(name, [p.told[name] for p in plays]) for name in plays[0].told}
+        self._promotes = {n: np.array([p.told[n].outcome is Outcome.PROMOTE for p in plays]) for n in self._own}
+        self.mine = mine
+
+    @property
+    def ours(self) -> Score:
+        """What became of our setting."""
+        return self._own[self.mine]
+
+    @property
+    def promoted(self) -> float:
+        """The share of identical candidates that we promoted."""
+        return float(self._promotes[self.mine][self.kind == IDENTICAL].mean())
+
+    @property
+    def promoted_bad(self) -> float:
+        """The share of worse ones."""
+        return float(self._promotes[self.mine][self.kind != IDENTICAL].mean())
+
+    def seen_from(self, mine: str) -> Field:
+        """The same runs beside another of our settings."""
+        other = copy.copy(self)
+        other.mine = mine
+        return other
+
+    def least_wrong(self) -> str:
+        """Which of our settings has the least sum of wrong and missed, as a peer's least wrong is found."""
+        return min(self._own, key=lambda name: self._own[name].wrong() + self._own[name].missed_all)
+
+    def _of_ours(self, name: str, told: Sequence[Told]) -> Score:
+        rolled = np.array([t.outcome is Outcome.ROLL_BACK for t in told])
+        return self.score(name, rolled, np.array([t.requests for t in told]), np.array([t.minutes for t in told]))
 
     def score(self, name: str, rolled: Bools, requests: Floats, minutes: Floats) -> Score:
         """One judge's runs."""
