@@ -17,10 +17,11 @@ from configs.stack import load_stack
 from engines.evaluate import engine_at, serving
 from engines.outputs import Asking, ask_both
 from rollout.agreement import Agreement, Example, fresh, plain, with_comparisons, without
-from rollout.agreement_finding import Needs, finding, perplexity
+from rollout.agreement_finding import Needs, finding, perplexity, ratio
 from rollout.agreement_limits import OutputLimits
 from rollout.answers import Question
 from rollout.errors import Refused
+from rollout.json_text import json_text
 from rollout.nouns import Finding, Outcome
 
 _EXIT = {Outcome.PROMOTE: 0, Outcome.ROLL_BACK: 10, Outcome.UNDECIDED: 11}
@@ -29,9 +30,14 @@ _EXIT = {Outcome.PROMOTE: 0, Outcome.ROLL_BACK: 10, Outcome.UNDECIDED: 11}
 def compare(
     stable: Annotated[str, typer.Argument(help="A running server, http://HOST:PORT, or a built engine's folder.")],
     candidate: Annotated[str, typer.Argument(help="The same, of the one that is compared with it.")],
-    prompts: Annotated[str, typer.Option(help="bundled, a .jsonl file, or dvc:PATH@REVISION.")] = "bundled",
+    prompts: Annotated[
+        list[str] | None, typer.Option(help="bundled, a .jsonl file, or dvc:PATH@REVISION; may be given again.")
+    ] = None,
     engine: Annotated[str, typer.Option(help="A file of configs/engines: how folders are served.")] = "q8_0",
     within_s: Annotated[float, typer.Option(help="Seconds for all questions.", min=1)] = 300.0,
+    to: Annotated[
+        Path | None, typer.Option("--out", help="Put the figures there as JSON; then the exit code does not judge.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
 ) -> None:
     """Ask two engines the same and say whether one may take the other's place. Exit code 10: they differ.
@@ -39,7 +45,9 @@ def compare(
 
     Example: `roundhouse engine compare http://127.0.0.1:18100 http://127.0.0.1:18101`
     """
-    questions = load_evaluation(prompts, load_stack())
+    if to is not None and not to.absolute().parent.is_dir():
+        raise Refused("--out", str(to), "its folder does not exist", f"run: mkdir -p {to.parent}")
+    questions = load_evaluation(prompts or ["bundled"], load_stack())
     with ExitStack() as running:
         bases = [running.enter_context(_base(place, engine)) for place in (stable, candidate)]
         agreement = _compared(bases, questions, within_s, as_json)
@@ -48,7 +56,25 @@ def compare(
         show_json({"finding": asdict(found), "agreement": plain(agreement)})
     else:
         _show(agreement, found)
-    raise typer.Exit(_EXIT[found.outcome])
+    if to is None:
+        raise typer.Exit(_EXIT[found.outcome])
+    aside = to.with_name(to.name + ".new")
+    aside.write_text(json_text(figures(agreement, found), indent=2) + "\n", encoding="utf-8")
+    aside.replace(to)
+
+
+def figures(agreement: Agreement, found: Finding) -> dict[str, float | str | None]:
+    """What `dvc metrics` shows and compares; None: not available."""
+    t, (stable, candidate) = agreement.totals, perplexity(agreement)
+    values = {
+        "perplexity_ratio": ratio(agreement)[0],
+        "perplexity_stable": stable,
+        "perplexity_candidate": candidate,
+        "equal_tokens": t.same_share / t.compared if t.compared else None,
+    }
+    rounded = {name: None if value is None else round(value, 4) for name, value in values.items()}
+    spoilt = dict(zip(("spoilt_stable", "spoilt_candidate"), t.spoilt, strict=True))
+    return {"outcome": str(found.outcome), "prompts": t.prompts, **rounded, "equal_answers": t.identical, **spoilt}
 
 
 @contextmanager

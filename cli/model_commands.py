@@ -8,10 +8,13 @@ from typing import Annotated
 import typer
 
 from cli.screen import out, progress, show_json, show_table
+from configs.evaluation import load_evaluation
 from configs.stack import load_stack
-from model_registry.port import Registered, open_registry
+from model_registry.port import EVALUATION, Registered, open_registry
 
-app = typer.Typer(help="Models in the registry: register, list, move an alias.", no_args_is_help=True)
+app = typer.Typer(
+    help="Models in the registry: register, list, move an alias, name their evaluation set.", no_args_is_help=True
+)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 
 
@@ -74,6 +77,27 @@ def alias(
         show_json({"model": name, "alias": which, "version": version})
     else:
         out.print(f"models:/{name}@{which} is version {version}")
+
+
+@app.command()
+def evaluation(
+    name: Annotated[str, typer.Argument(help="The registered model.")],
+    source: Annotated[str, typer.Argument(help="dvc:PATH@REVISION, a .jsonl file of the project, or bundled.")],
+    version: Annotated[str, typer.Option(help="For that version alone; empty: for all without one of their own.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Name the evaluation set by which a policy with `evaluation: model` compares answers. It is read first.
+
+    Example: `roundhouse model evaluation smollm2 dvc:evaluation.jsonl@v3 --version 3`
+    """
+    stack = load_stack()
+    prompts = len(load_evaluation(source, stack))
+    open_registry(stack.registry()).tag(name, version, {EVALUATION: source})
+    if as_json:
+        show_json({"model": name, "version": version, "evaluation": source, "prompts": prompts})
+    else:
+        whose = f"models:/{name}/{version}" if version else f"all versions of {name} without one of their own"
+        out.print(f"{source}: {prompts} prompts for {whose}", markup=False)
 
 
 def _row(version: Registered) -> tuple[object, ...]:

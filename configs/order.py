@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from configs.evaluation import check_evaluation
+from configs.evaluation import check_evaluation, with_models_own
 from configs.files import ServiceFile, load_engine, load_rollout, load_service
 from configs.load_file import load_load
 from configs.stack import Stack, load_stack
@@ -32,7 +32,11 @@ class Order:
 
 
 def order(service: str, model: str = "", engine: str = "", rollout: str = "") -> Order:
-    """The order for a service; empty parameters mean what its file says. Raises NotFound, Refused."""
+    """The order for a service; empty parameters mean what its file says.
+
+    Where the policy asks for the model's own evaluation set, the registry is asked now, and the order names that
+    version in place of an alias. Raises NotFound, Refused, Unavailable.
+    """
     file = load_service(service)
     uri = model or f"models:/{file.model}@{file.alias}"
     if not uri.startswith(("models:/", "dvc:", "hf:")):
@@ -43,6 +47,7 @@ def order(service: str, model: str = "", engine: str = "", rollout: str = "") ->
     stack, policy = load_stack(), rules.policy()
     check_evaluation(policy, stack)
     open_engine(spec.kind, stack.engines()).check(spec)
+    policy, uri = with_models_own(policy, uri, stack)
     return Order(stack, file, uri, engine_name, spec, policy_name, policy, rules.prometheus or "")
 
 

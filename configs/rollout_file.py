@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from configs.fields import Name, Percent, permille
@@ -22,6 +22,10 @@ from rollout.vetoes import check_query
 Level = Annotated[float, Field(gt=0, lt=0.5)]
 Positive = Annotated[float, Field(gt=0, le=2_592_000)]  # seconds, a month at most
 Steps = Annotated[tuple[Percent, ...], Field(min_length=1, examples=[[1, 5, 25, 50], [25, 50]])]
+PromptSet = Annotated[str, Field(min_length=1)]
+_Listed = Annotated[tuple[PromptSet, ...], Field(min_length=1, max_length=100)]
+_AS_LIST = BeforeValidator(lambda v: (v,) if isinstance(v, str) else v, json_schema_input_type=PromptSet | _Listed)
+PromptSets = Annotated[_Listed, _AS_LIST]  # one may be written without a list
 VetoName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9 _-]{0,62}$")]
 _PLAIN = (  # of the same name and unit in file and policy
     *("baseline", "evaluation", "alpha", "beta", "min_samples", "min_step_s", "settle_s", "look_s", "lease_s"),
@@ -83,10 +87,11 @@ class RolloutFile(Documented):
     """What the service promises of each request; where given, goodput is judged too."""
     outputs: OutputsFile | None = None
     """What answers to the same prompts may differ by; {}: the defaults; null: they are not compared."""
-    evaluation: Annotated[str, Field(min_length=1, examples=["bundled", "configs/evaluations/support.jsonl"])] = (
+    evaluation: Annotated[PromptSets, Field(examples=["bundled", "model", ["bundled", "dvc:evaluation.jsonl@v3"]])] = (
         Policy.evaluation
     )
-    """The prompts for `outputs`: bundled, a .jsonl file, or dvc:PATH@REVISION."""
+    """The prompts for `outputs`, one set or a list: bundled, a .jsonl file, dvc:PATH@REVISION, or model (the set that
+    the model version names)."""
     prometheus: Annotated[str, Field(examples=["http://127.0.0.1:9091", "$PROMETHEUS_URL"])] | None = None
     """Address of the Prometheus that vetoes ask. `$NAME`: the value of that variable where flows run, for an address
     with a password."""

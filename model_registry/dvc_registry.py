@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import posixpath
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,9 +33,14 @@ class DvcRegistry:
             os.environ.setdefault(name, value)
 
     def resolve(self, uri: str) -> Registered:
-        """What the path is at that revision, as far as DVC wrote it down: md5 and size. Raises NotFound, Refused."""
+        """What the path is at that revision, as far as DVC wrote it down: md5, size, and the evaluation set that an
+        artifact of that path names in its ``meta`` (https://dvc.org/doc/user-guide/project-structure/dvcyaml-files).
+
+        Raises NotFound, Refused, Unavailable.
+        """
         with self._opened(uri) as (fs, path):
             info, commit = _tracked(fs, path, uri), _commit(fs)
+            evaluation = _evaluation(fs, path, commit)
         return Registered(
             name=_name(path),
             version=commit[:10],
@@ -44,6 +50,7 @@ class DvcRegistry:
             architecture="",
             parameters=0,
             size=int(info["size"] or 0),
+            evaluation=evaluation,
         )
 
     def fetch(self, uri: str, progress: Progress) -> ModelVersion:
@@ -110,6 +117,18 @@ def _tracked(fs: DVCFileSystem, path: str, uri: str) -> dict[str, Any]:
 
 def _commit(fs: DVCFileSystem) -> str:
     return str(fs.repo.get_rev())
+
+
+def _evaluation(fs: DVCFileSystem, path: str, commit: str) -> str:
+    """Of the artifact at ``path``; what it names is a path beside its dvc.yaml, of the same revision."""
+    for dvcyaml, artifacts in fs.repo.artifacts.read().items():
+        folder = posixpath.dirname(dvcyaml)
+        for artifact in artifacts.values():
+            named = artifact.meta.get("evaluation") if isinstance(artifact.meta, dict) else None
+            if named and posixpath.normpath(posixpath.join(folder, artifact.path)) == path:
+                whole = str(named).startswith("dvc:") or str(named) in ("bundled", "model")
+                return str(named) if whole else f"dvc:{posixpath.normpath(posixpath.join(folder, str(named)))}@{commit}"
+    return ""
 
 
 def _name(path: str) -> str:

@@ -40,7 +40,8 @@ class MemoryRegistry:
         check_name(name)
         model = inspect_model(Path(directory), progress)
         entries = self.kept.entries.setdefault(name, [])
-        entry = Entry(name, str(len(entries) + 1), to_tags(model, source), (), None)
+        model_tags = entries[0].model_tags if entries else {}
+        entry = Entry(name, str(len(entries) + 1), to_tags(model, source), (), None, model_tags)
         entries.append(entry)
         self.kept.folders[version_uri(name, entry.version)] = Path(directory)
         return to_registered(entry)
@@ -73,7 +74,11 @@ class MemoryRegistry:
             entries[at] = replace(entry, aliases=(*others, alias) if entry.version == version else others)
 
     def tag(self, name: str, version: str, tags: dict[str, str]) -> None:
-        """Write tags on a version. Raises NotFound."""
+        """Write tags on a version, or on the model. Raises NotFound."""
+        if not version:
+            entries = self._entries(name)
+            entries[:] = [replace(entry, model_tags={**entry.model_tags, **tags}) for entry in entries]
+            return
         entry = self._entry(version_uri(name, version))
         at = self.kept.entries[name].index(entry)
         self.kept.entries[name][at] = replace(entry, tags={**entry.tags, **tags})

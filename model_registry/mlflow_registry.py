@@ -20,6 +20,7 @@ from rollout.nouns import ModelFile, ModelVersion
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
+    from mlflow.entities.model_registry import RegisteredModel
 
 ALIAS_SET = "model_version_alias.created"
 EXPERIMENT = "roundhouse/models"
@@ -52,11 +53,11 @@ class MlflowRegistry:
             try:
                 self._upload(run_id, Path(directory), model, progress)
                 self.client.set_terminated(run_id)
-                version = self._create_version(name, run_id, tags)
+                made = self._create_version(name, run_id, tags)
             except BaseException:
                 self._drop_run(run_id)
                 raise
-            return to_registered(_entry(version))
+            return to_registered(made)
 
     def fetch(self, uri: str, progress: Progress, full: bool = False) -> ModelVersion:
         """The verified files in the cache; once there, a lookup (``full``: every byte is hashed again).
@@ -65,7 +66,7 @@ class MlflowRegistry:
         without a record.
         """
         with border(self.uri, uri):
-            entry = _entry(self._version(uri))
+            entry = self._entry(uri)
         record, address = files_of(entry), version_uri(entry.name, entry.version)
         folder = self.cache.resolve() / "models" / digest_of(record)
         kept(folder, lambda aside: self._download(entry, aside, record, progress), record)
@@ -76,14 +77,14 @@ class MlflowRegistry:
     def resolve(self, uri: str) -> Registered:
         """What the address names now. Raises NotFound."""
         with border(self.uri, uri):
-            return to_registered(_entry(self._version(uri)))
+            return to_registered(self._entry(uri))
 
     def versions(self, name: str) -> list[Registered]:
         """All versions, newest first. Raises NotFound."""
         with border(self.uri, name):
-            aliases = self.client.get_registered_model(name).aliases
+            model = self.client.get_registered_model(name)
             found = self.client.search_model_versions(f"name='{name}'")
-        entries = [_entry(v, tuple(a for a, number in aliases.items() if str(number) == str(v.version))) for v in found]
+        entries = [_entry(version, model) for version in found]
         return [to_registered(e) for e in sorted(entries, key=lambda e: -int(e.version))]
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
@@ -93,10 +94,13 @@ class MlflowRegistry:
             self.client.set_registered_model_alias(name, alias, version)
 
     def tag(self, name: str, version: str, tags: dict[str, str]) -> None:
-        """Write tags on a version. Raises NotFound."""
-        with border(self.uri, version_uri(name, version)):
+        """Write tags on a version, or on the model. Raises NotFound."""
+        with border(self.uri, version_uri(name, version) if version else name):
             for key, value in tags.items():
-                self.client.set_model_version_tag(name, version, key, value)
+                if version:
+                    self.client.set_model_version_tag(name, version, key, value)
+                else:
+                    self.client.set_registered_model_tag(name, key, value)
 
     def log_release(self, run: ReleaseRun) -> str:
         """Write a release down in the experiment of its service; returns the address of the run's page."""
@@ -159,6 +163,10 @@ class MlflowRegistry:
             return self.client.get_model_version(asked.name, asked.version)
         return self.client.get_model_version_by_alias(asked.name, str(asked.alias))
 
+    def _entry(self, uri: str) -> Entry:
+        version = self._version(uri)
+        return _entry(version, self.client.get_registered_model(version.name))
+
     def _open_run(self, name: str, source: str) -> str:
         experiment = experiment_of(self.client, EXPERIMENT)
         return self.client.create_run(experiment, run_name=name, tags={"roundhouse.source": source}).info.run_id
@@ -171,12 +179,13 @@ class MlflowRegistry:
             sent += file.size
         progress("sent", 1.0)
 
-    def _create_version(self, name: str, run_id: str, tags: dict[str, str]) -> MlflowVersion:
+    def _create_version(self, name: str, run_id: str, tags: dict[str, str]) -> Entry:
         """The version appears with its record in one call. A model that was made for it goes when that fails."""
         made = self._create_model(name)
         try:
-            source = f"runs:/{run_id}/model"
-            return self.client.create_model_version(name, source, run_id=run_id, tags=tags, await_creation_for=0)
+            model, source = self.client.get_registered_model(name), f"runs:/{run_id}/model"
+            version = self.client.create_model_version(name, source, run_id=run_id, tags=tags, await_creation_for=0)
+            return _entry(version, model)
         except BaseException:
             if made and not self.client.search_model_versions(f"name='{name}'"):
                 self.client.delete_registered_model(name)
@@ -236,6 +245,7 @@ def _artifact_folder(path: str) -> str:
     return Path("model", path).parent.as_posix()
 
 
-def _entry(version: MlflowVersion, aliases: tuple[str, ...] | None = None) -> Entry:
-    known = tuple(version.aliases or ()) if aliases is None else aliases
-    return Entry(version.name, str(version.version), dict(version.tags or {}), known, version.run_id)
+def _entry(version: MlflowVersion, model: RegisteredModel) -> Entry:
+    number, tags, shared = str(version.version), dict(version.tags or {}), dict(model.tags or {})
+    aliases = tuple(alias for alias, named in model.aliases.items() if str(named) == number)
+    return Entry(version.name, number, tags, aliases, version.run_id, shared)

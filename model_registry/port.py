@@ -11,6 +11,8 @@ from rollout.nouns import ModelFile, ModelVersion
 if TYPE_CHECKING:
     from model_registry.engine_remote import EngineRemote
 
+EVALUATION = "roundhouse.evaluation"  # the tag of a version, or of a model, that names its evaluation set
+
 Progress = Callable[[str, float], None]  # (what is being done, share done 0..1)
 
 
@@ -29,6 +31,7 @@ class Registered:
     aliases: tuple[str, ...] = ()
     tags: tuple[tuple[str, str], ...] = ()
     run_id: str | None = None
+    evaluation: str = ""  # where its evaluation set is: the version's word, else the model's; empty: nobody named one
 
 
 class ModelRegistry(Protocol):
@@ -53,7 +56,7 @@ class ModelRegistry(Protocol):
         """Move an alias."""
 
     def tag(self, name: str, version: str, tags: dict[str, str]) -> None:
-        """Write tags on a version."""
+        """Write tags on a version; on the model itself, for all its versions, where ``version`` is empty."""
 
     def log_release(self, run: ReleaseRun) -> str:
         """Write down what a release did; returns an address at which a person can read it."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from model_registry.files import digest_of
 from model_registry.inspection import Model
 from model_registry.names import version_uri
-from model_registry.port import Registered
+from model_registry.port import EVALUATION, Registered
 from rollout.errors import Corrupt, Refused
 from rollout.nouns import ModelFile, ModelVersion
 
@@ -27,6 +27,7 @@ class Entry:
     tags: Mapping[str, str]
     aliases: tuple[str, ...]
     run_id: str | None
+    model_tags: Mapping[str, str] = field(default_factory=dict)  # of the model, which hold for all its versions
 
 
 def to_tags(model: Model, source: str) -> dict[str, str]:
@@ -56,6 +57,7 @@ def to_registered(entry: Entry) -> Registered:
         aliases=tuple(sorted(entry.aliases)),
         tags=others,
         run_id=entry.run_id,
+        evaluation=entry.tags.get(EVALUATION) or entry.model_tags.get(EVALUATION, ""),
     )
 
 

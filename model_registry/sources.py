@@ -11,7 +11,7 @@ from model_registry.dvc_registry import DvcRegistry
 from model_registry.files import hash_files, kept
 from model_registry.hub import fetch_hub
 from model_registry.inspection import inspect_model
-from model_registry.port import Progress, RegistrySettings, open_registry
+from model_registry.port import Progress, Registered, RegistrySettings, open_registry
 from model_registry.sample import FILE, sample_model_file
 from rollout.errors import Refused
 from rollout.nouns import ModelFile, ModelVersion
@@ -62,6 +62,16 @@ def fetch_any(uri: str, settings: RegistrySettings, progress: Progress, repo: st
         digest=model.digest,
         lineage={"source": uri, **local.lineage},
     )
+
+
+def resolve_any(uri: str, settings: RegistrySettings, repo: str = ".") -> Registered:
+    """What a registry URI or a ``dvc:`` SOURCE names now. Raises Refused for any other, NotFound, Unavailable."""
+    if uri.startswith("models:"):
+        return open_registry(settings).resolve(uri)
+    if uri.startswith("dvc:"):
+        return DvcRegistry(settings.cache_directory, repo).resolve(uri)
+    fix = f"register it (roundhouse model register NAME {uri}) and name the version"
+    raise Refused("model", uri, "it is kept by no registry", fix)
 
 
 def _path(source: str, cache: Path, progress: Progress) -> Local:

@@ -95,7 +95,7 @@ class Policy:
     objectives: Objectives | None = None
     abandoned: float = 2.0  # proven so many times stable's rate of clients that leave: roll back; 0: not judged
     outputs: OutputLimits | None = None  # what answers to the same prompts may differ by
-    evaluation: str = "bundled"  # the prompts: that, a file of configs/evaluations, or dvc:PATH@REV
+    evaluation: tuple[str, ...] = ("bundled",)  # the prompts: that, a file, dvc:PATH@REV, or the model's own: model
     vetoes: tuple[Veto, ...] = ()
     alpha: float = 0.05  # probability of a wrong roll back over the whole release, however often one looks
     beta: float = 0.05  # probability of promoting what is beyond what is allowed

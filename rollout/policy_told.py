@@ -66,10 +66,10 @@ def _events(name: str, margin: ErrorMargin | None) -> str:
 
 
 def _others(policy: Policy) -> list[str]:
-    return [_outputs(policy.outputs), *(_veto(veto) for veto in policy.vetoes)]
+    return [_outputs(policy.outputs, policy.evaluation), *(_veto(veto) for veto in policy.vetoes)]
 
 
-def _outputs(limits: OutputLimits | None) -> str:
+def _outputs(limits: OutputLimits | None, evaluation: tuple[str, ...]) -> str:
     if limits is None:
         return "answers to the same prompts: not compared"
     pairs = (
@@ -79,7 +79,8 @@ def _outputs(limits: OutputLimits | None) -> str:
         ("equal tokens", "under", limits.same_harm, limits.same_allow, " of all"),
     )
     said = [f"{name} {side} {harm:g}{unit} ({allow:g})" for name, side, harm, allow, unit in pairs if harm or allow]
-    return f"answers to the same prompts: proven harm (in brackets what is allowed): {', '.join(said) or 'none'}"
+    sets, harm = ", ".join(evaluation), ", ".join(said) or "none"
+    return f"answers to the same prompts ({sets}): proven harm (in brackets what is allowed): {harm}"
 
 
 def _veto(veto: Veto) -> str:

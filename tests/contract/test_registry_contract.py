@@ -13,6 +13,7 @@ from running_mlflow import Server, running_mlflow
 
 from model_registry.files import hash_files, list_files
 from model_registry.port import (
+    EVALUATION,
     EngineBuild,
     EngineRun,
     MemorySettings,
@@ -133,6 +134,20 @@ def test_tags_are_read_back(subject: Subject, tiny: Path) -> None:
     subject.registry.tag(subject.name, "1", {"rejected": "p99 2.4 s > 1.8 s"})
     tags = dict(subject.registry.resolve(f"models:/{subject.name}/1").tags)
     assert tags == {"rejected": "p99 2.4 s > 1.8 s", "roundhouse.source": "a test"}
+
+
+def test_a_version_names_its_evaluation_set_or_the_model_does_for_all(subject: Subject, tiny: Path) -> None:
+    """The version's own tag counts before the model's, which holds for versions that come later too."""
+    name, registry = subject.name, subject.registry
+    assert subject.register(tiny).evaluation == ""
+    registry.tag(name, "", {EVALUATION: "dvc:all.jsonl@v1"})
+    registry.tag(name, "1", {EVALUATION: "dvc:own.jsonl@v2"})
+    later = subject.register(tiny)
+    assert [v.evaluation for v in registry.versions(name)] == ["dvc:all.jsonl@v1", "dvc:own.jsonl@v2"]
+    assert registry.resolve(f"models:/{name}/1").evaluation == "dvc:own.jsonl@v2"
+    assert registry.resolve(f"models:/{name}/2") == later and later.evaluation == "dvc:all.jsonl@v1"
+    with pytest.raises(NotFound):
+        registry.tag("no-such-model", "", {EVALUATION: "x"})
 
 
 def test_what_is_not_there_is_not_found(subject: Subject, tiny: Path) -> None:

@@ -1,4 +1,4 @@
-"""`dvc repro` on a clone of this project: the real model through fetch, build, evaluate and stress, without a stack."""
+"""`dvc repro` on a clone of this project: the real model from fetch to compare and stress, without a stack."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ def test_repro_makes_metrics_that_diff_shows_and_a_second_one_does_nothing(tmp_p
     run("dvc", "repro", "-q")
     shown = json.loads(run("dvc", "metrics", "show", "--json"))[""]["data"]
     assert shown["build/dvc/evaluation.json"]["data"]["tokens_per_s"] > 0
+    agreement = shown["build/dvc/agreement.json"]["data"]
+    assert agreement["outcome"] == "promote" and agreement["perplexity_ratio"] < 1.5 and agreement["equal_tokens"] > 0.5
     assert shown["build/dvc/stress/metrics.json"]["data"]["failed"] == 0
     assert "up to date" in run("dvc", "repro")
     run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qam", "measured")

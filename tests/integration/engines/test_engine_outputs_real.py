@@ -24,7 +24,7 @@ from rollout.agreement import Agreement, agreement_of, fresh, with_comparisons
 from rollout.agreement_finding import Needs, decided, finding
 from rollout.agreement_limits import OutputLimits
 from rollout.answers import Question
-from rollout.errors import Unavailable
+from rollout.errors import Refused, Unavailable
 from rollout.nouns import Engine, Outcome
 
 LINES = [json.loads(line) for line in BUNDLED.read_text().splitlines()]
@@ -168,3 +168,20 @@ def test_too_few_prompts_do_not_tell(base_of: Bases, tmp_path: Path) -> None:
     (tmp_path / "one.jsonl").write_text('{"prompt": "Say hello."}')
     shown = _compare(base_of("Q8_0"), base_of("Q8_0"), "--prompts", str(tmp_path / "one.jsonl"))
     assert shown.exit_code == 11 and "not yet proven" in shown.stdout
+
+
+def test_figures_for_dvc_are_put_into_a_file(base_of: Bases, tmp_path: Path) -> None:
+    """Of all sets that are named; the exit code judges nothing then. A folder that is not there is told at once."""
+    for name in ("one", "two"):
+        line = {"prompt": f"Say {name}.", "answer": f"{name}."}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(line))
+    sets = [word for name in ("one", "two") for word in ("--prompts", str(tmp_path / f"{name}.jsonl"))]
+    shown = _compare(base_of("Q8_0"), base_of("Q8_0"), *sets, "--out", str(tmp_path / "figures.json"))
+    assert shown.exit_code == 0, shown.output
+    told = json.loads((tmp_path / "figures.json").read_text())
+    same = {"prompts": 2, "perplexity_ratio": 1.0, "equal_tokens": 1.0, "equal_answers": 2}
+    assert told["outcome"] == "not yet decidable" and told.items() >= same.items()
+    assert told["perplexity_stable"] == told["perplexity_candidate"] > 1
+    assert told["spoilt_stable"] == told["spoilt_candidate"]
+    wrong = _compare(base_of("Q8_0"), base_of("Q8_0"), "--out", str(tmp_path / "none" / "figures.json"))
+    assert isinstance(wrong.exception, Refused) and "mkdir -p" in str(wrong.exception)

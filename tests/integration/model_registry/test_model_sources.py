@@ -15,13 +15,15 @@ from pathlib import Path
 import pytest
 from model_samples import tiny_folder, tiny_gguf
 
-from configs.evaluation import load_evaluation
+from configs.evaluation import load_evaluation, with_models_own
 from configs.stack import Stack
 from model_registry.dvc_registry import DvcRegistry
 from model_registry.inspection import inspect_model
 from model_registry.sources import local_files
+from rollout.agreement_limits import OutputLimits
 from rollout.answers import Question
 from rollout.errors import Corrupt, NotFound, Refused, Unavailable
+from rollout.policy import Policy
 
 REPO = Path(__file__).parents[3]
 
@@ -149,6 +151,27 @@ def test_a_tracked_data_file_is_fetched_as_it_is(tracked: Path, tmp_path: Path) 
     for wrong in ("dvc:models/hf@one", "dvc:notes.txt@one"):
         with pytest.raises(Refused):
             registry.fetch_data(wrong, quiet)
+
+
+def test_an_artifact_names_its_evaluation_set(tracked: Path, tmp_path: Path) -> None:
+    """A path beside its dvc.yaml, of the model's revision; what has a revision of its own, or is bundled, as it is."""
+    (tracked / "models" / "set.jsonl").write_text('{"prompt": "one"}')
+    artifacts = "artifacts:\n  small: {path: small.gguf, type: model, meta: {evaluation: '%s'}}\n"
+    (tracked / "models" / "dvc.yaml").write_text(artifacts % "set.jsonl" + "  other: {path: hf, meta: [evaluation]}\n")
+    steps = ((sys.executable, "-m", "dvc", "add", "-q", "models/set.jsonl"), *commit("named"))
+    assert [run(*step, cwd=tracked).returncode for step in steps] == [0] * len(steps)
+    (tracked / "models" / "dvc.yaml").write_text(artifacts % "dvc:models/set.jsonl@named")
+    assert [run(*step, cwd=tracked).returncode for step in commit("pinned")] == [0] * 3
+    registry = DvcRegistry(str(tmp_path / "cache"), str(tracked))
+    named = registry.resolve("dvc:models/small.gguf@named")
+    assert named.evaluation == f"dvc:models/set.jsonl@{named.uri.partition('@')[2]}"
+    assert registry.resolve("dvc:models/small.gguf@pinned").evaluation == "dvc:models/set.jsonl@named"
+    assert [registry.resolve(f"dvc:models/{of}").evaluation for of in ("hf@named", "small.gguf@two")] == ["", ""]
+    policy, stack = Policy(outputs=OutputLimits(), evaluation=("model",)), Stack(project=tracked, home=tmp_path)
+    settled, uri = with_models_own(policy, "dvc:models/small.gguf@named", stack)
+    assert load_evaluation(settled.evaluation, stack) == (Question("one"),) and uri == named.uri
+    with pytest.raises(Refused, match=r"names no evaluation set\. Fix: give it `meta: \{evaluation: PATH\}`"):
+        with_models_own(policy, "dvc:models/small.gguf@two", stack)
 
 
 def test_fetched_files_share_nothing_with_the_cache_of_dvc(tracked: Path, tmp_path: Path) -> None:

@@ -95,6 +95,18 @@ def test_a_file_is_checked_before_it_is_used(project, run):
         run("check", str(bad))
 
 
+def test_a_list_of_evaluation_sets_is_checked_and_shown(project, run):
+    """Each that is there already; the model's own is known when a release begins."""
+    mine = project / "configs" / "rollouts" / "mine.yaml"
+    policy = "kind: rollout\nsteps_percent: [5, 25]\nstress: null\noutputs: {}\nevaluation: [bundled, model%s]\n"
+    mine.write_text(policy % "")
+    assert "makes sense" in run("check", str(mine))
+    assert "answers to the same prompts (bundled, model): proven harm" in run("show", "mine")
+    mine.write_text(policy % ", nope.jsonl")
+    with pytest.raises(Refused, match=r"evaluation: 'nope\.jsonl' is refused: there is no such file"):
+        run("check", str(mine))
+
+
 def test_a_policy_that_compares_nothing_needs_no_stack(project, run):
     """Only prompts are looked for in a project."""
     (project / "configs" / "stack.yaml").unlink()

@@ -84,7 +84,7 @@ def test_every_field_reaches_the_policy():
         abandoned=0,
         objectives=Objectives(ttft_s=0.5),
         outputs=OutputLimits(same_harm=0.6, same_allow=0.4),
-        evaluation="mine.jsonl",
+        evaluation=("mine.jsonl",),
         vetoes=(Veto("gpu errors", "sum(xid_errors)", above=0, for_s=30),),
         alpha=0.01,
         beta=0.02,
@@ -98,6 +98,18 @@ def test_every_field_reaches_the_policy():
         approvals=("canary 50 %", "promote"),
         stress=None,
     )
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("model", ("model",)),
+        (["bundled", "dvc:evaluation.jsonl@v3"], ("bundled", "dvc:evaluation.jsonl@v3")),
+    ],
+)
+def test_one_evaluation_set_or_a_list_of_them(written, read):
+    """In the order in which they are written; a set alone needs no list."""
+    assert policy_of(outputs={}, evaluation=written).evaluation == read
 
 
 def test_computed_steps_are_bounded_in_percent():
@@ -129,6 +141,9 @@ def test_computed_steps_are_bounded_in_percent():
         ({"objectives": {"ttft_s": 0}}, ["objectives.ttft_s", "0"]),
         ({"outputs": {"perplexity_harm": 3}}, ["outputs.perplexity", "harm 3"]),
         ({"evaluation": "mine.jsonl"}, ["evaluation", "outputs"]),
+        ({"outputs": {}, "evaluation": []}, ["evaluation", "at least 1"]),
+        ({"outputs": {}, "evaluation": ["bundled", ""]}, ["evaluation.1", "at least 1"]),
+        ({"outputs": {}, "evaluation": {"model": "v3"}}, ["evaluation", "valid tuple"]),
         ({"vetoes": [VETO]}, ["vetoes", "prometheus"]),
         ({"vetoes": [VETO, VETO], **ASKED}, ["two vetoes", "gpu errors"]),
         ({"vetoes": [VETO | {"below": 1}], **ASKED}, ["vetoes.gpu errors", "above 0.0, below 1.0", "one bound"]),

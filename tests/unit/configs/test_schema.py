@@ -39,6 +39,8 @@ def test_each_file_names_its_schema_and_keeps_it(path):
         ROLLOUT | {"kind": "service"},
         ROLLOUT | {"colour": "red"},
         ROLLOUT | {"alpha": 0.7},
+        ROLLOUT | {"outputs": {}, "evaluation": []},
+        ROLLOUT | {"outputs": {}, "evaluation": 3},
         ROLLOUT | {"on_idle": "explode"},
         ROLLOUT | {"steps": "auto"},
         ROLLOUT | {"margins": {"ttft": {"harm": 1}}},
@@ -49,6 +51,12 @@ def test_each_file_names_its_schema_and_keeps_it(path):
 def test_the_schema_finds_what_the_model_refuses(values):
     """Missing and wrong kind, unknown keys, ranges, choices, and that one of two fields is given."""
     assert list(Draft202012Validator(schema_of("rollout")).iter_errors(values))
+
+
+@pytest.mark.parametrize("sets", ["model", ["bundled", "dvc:evaluation.jsonl@v3"]])
+def test_the_schema_takes_one_evaluation_set_or_several(sets):
+    """As the model does."""
+    assert list(Draft202012Validator(schema_of("rollout")).iter_errors(ROLLOUT | {"evaluation": sets})) == []
 
 
 def test_every_field_of_a_rollout_is_explained():
