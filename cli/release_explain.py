@@ -63,7 +63,7 @@ def found(store: Store, name: str) -> Release:
 
 def recorded(stack: Stack, store: Store, release: Release) -> dict[str, Any]:
     """The record of a release, ended or under way, from its evidence and its files."""
-    known = head(asdict(release), answers(store, release.id))
+    known = head(asdict(release), answers(store, release.id), map(asdict, store.versions(release.service)))
     return record_of({**release.evidence, **known}, stack.home / "reports" / release.id)
 
 

@@ -7,6 +7,7 @@ from prefect import flow
 from configs.files import load_service
 from configs.parameters import Service
 from flows.release import release
+from tasks.endings import tell_of_lost
 from tasks.freshness import renewal
 
 
@@ -17,6 +18,7 @@ def redeploy(service: Service) -> str:
     Args:
         service: a file of configs/services
     """
+    tell_of_lost()
     file = load_service(service)
     due = renewal(service, file.model, file.champion)
     if due is None:

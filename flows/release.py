@@ -11,9 +11,9 @@ from rollout.levels import output_needs
 from rollout.nouns import Ask, Promote, Shift
 from tasks.approvals import approval
 from tasks.artifacts import build, fetch
-from tasks.endings import end_broken_release, promote, roll_back, write_back
+from tasks.endings import end_broken_release, promote, roll_back, tell_of_lost, write_back
 from tasks.outputs import compare_outputs
-from tasks.reporting import report
+from tasks.reporting import note, report
 from tasks.room import make_room
 from tasks.serving import deploy, deploy_baseline, stress, warm_up, warm_up_baseline
 from tasks.telemetry import gpus_of, use_by_phase
@@ -42,8 +42,11 @@ def release(service: Service, model: Model = "", engine: Engine = "", rollout: R
     """
     watch_time, order = Stopwatch(), make_order(service, model, engine, rollout)
     ticket = watch_time("begin", begin)(order)
+    note(order, ticket)
+    tell_of_lost()
     files = watch_time("fetch", fetch)(order)
     order = watch_time("plan", make_room)(order, files, ticket)
+    note(order, ticket, files)
     built = watch_time("build", build)(order, files, ticket)
     declared = watch_time("deploy", deploy)(order, files, built, ticket)
     copy = watch_time("deploy", deploy_baseline)(order, ticket, declared)
@@ -54,6 +57,7 @@ def release(service: Service, model: Model = "", engine: Engine = "", rollout: R
     outputs = watch_time("compare outputs", compare_outputs)(order, candidate, ticket, needs, prompts)
     load = watch_time("stress", stress)(order, candidate, ticket)
     order, trail = watch_time("recall", recall)(order, ticket, outputs)
+    note(order, ticket, files)
     verdict, stretches = alone(order, candidate, load, outputs), []
     step = first_step(order.policy, ticket.stable, verdict)
     if isinstance(step, Ask):
@@ -69,4 +73,4 @@ def release(service: Service, model: Model = "", engine: Engine = "", rollout: R
         watch_time("roll back", roll_back)(order, ticket, step.reason)
     watch_time("write back", write_back)(order, ticket, files, step)
     use = use_by_phase(order, gpus, watch_time.spans(), load, stretches)
-    return report(order, ticket, files, built, candidate, load, stretches, verdict, watch_time.seconds(), use)
+    return report(order, ticket, files, load, stretches, verdict, watch_time.seconds(), use)

@@ -30,11 +30,10 @@ def decision(record: Mapping[str, Any]) -> str:
 
 def facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Where all this comes from: name and value, what is unknown left out."""
-    engine = record["engine"] or {}
     known = [
         ("release", record["release"]),
         ("model", record["model"]),
-        ("engine", f"{engine['digest'][:16]}{', found' if engine.get('cached') else ''}" if engine else None),
+        ("engine", _engine(record)),
         ("candidate", record["candidate"]),
         ("stable", record["stable"] or "none: a first version"),
         ("policy", record["policy"]),
@@ -183,6 +182,13 @@ def _proof(e: float | None, needs: float | None) -> str:
     if not needs or e is None:
         return "–"
     return f"{'>1e6' if e > 1e6 else f'{e:.3g}'} of {needs:.3g}"
+
+
+def _engine(record: Mapping[str, Any]) -> str:
+    """The name of its settings, and the digest of what was built."""
+    engine = record["engine"] or {}
+    digest = f"{(engine.get('digest') or '')[:16]}{', found' if engine.get('cached') else ''}"
+    return f"{record['engine_name'] or ''} {digest}".strip()
 
 
 def _said(word: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -23,18 +22,15 @@ from reports.explain import (
     outlook,
     worst_rows,
 )
+from reports.files import put
 
 PAGE = "page.html"  #: of the template here, and of a release's page in its folder
 _LONGEST = 4000  # characters of an answer that are shown
 
 
 def write_page(record: Mapping[str, Any], path: Path) -> Path:
-    """Write the page aside and rename it, so that no reader sees half of it; its path. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(render(record), encoding="utf-8")
-    os.replace(aside, path)
-    return path
+    """Write the page; its path. Raises OSError."""
+    return put(path, render(record))
 
 
 def render(record: Mapping[str, Any]) -> str:

@@ -1,11 +1,12 @@
 """All that is told of a release, as one JSON document: what the page shows, with every number's count of samples.
 
 schema       1
-release, service, outcome, reason, model, engine, stable, candidate, policy, rules (the policy's values), begun_at,
-ended_at     as they were; None where not known
+release, service, outcome, reason, model, engine, stable, candidate, policy, rules (the policy's values), engine_name,
+spec (the engine's settings), begun_at, ended_at   as they were; None where not known
 findings     the last verdict, metric by metric (``rollout.nouns.Finding`` as a mapping)
 timeline     [{at, stage, canary_permille, mirror_permille, outcome, reason, forecast}], a row a look
-metrics      {name: [{at, effect, low, high, harm_e, harm_needs, allow_e, allow_needs, n_stable, n_candidate}]}
+metrics      {name: [{at, stable, candidate, effect, low, high, harm_e, harm_needs, allow_e, allow_needs, n_stable,
+             n_candidate}]}
 samples      {kept: share that the file holds, stages: [{stage, stable, candidate}]} in numbers of requests
 distributions {TTFT | TPOT | E2E: {stable | candidate: {n, p50, p90, p95, p99, points: [[seconds, share below]]}}}
 worst        [{metric, kind, name, stable, candidate, n_stable, n_candidate, harm_e}], the strongest evidence first
@@ -27,6 +28,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from reports.head import NOTED, ORDERED
 from reports.samples_file import BEFORE, FILE, Row, halved, read
 from rollout.errors import Corrupt
 from rollout.nouns import Sample
@@ -37,9 +39,10 @@ LATENCIES = ("TTFT", "TPOT", "E2E")
 ARMS = ("stable", "candidate")
 LOOKS, OUTPUTS = "looks.jsonl", "outputs.json"
 _POINTS = 100  # of a distribution; the tail beyond the last gets as many again
-_HEAD = ("release", "service", "outcome", "reason", "model", "engine", "stable", "candidate", "policy")
+_HEAD = ("release", "service", "outcome", "reason", "model", "engine", "stable", "candidate", "policy", "engine_name")
 _TIMELINE = ("at", "stage", "canary_permille", "mirror_permille", "outcome", "reason", "forecast")
-_PATH = ("effect", "low", "high", "harm_e", "harm_needs", "allow_e", "allow_needs", "n_stable", "n_candidate")
+_PROOF = ("harm_e", "harm_needs", "allow_e", "allow_needs", "n_stable", "n_candidate")
+_PATH = ("stable", "candidate", "effect", "low", "high", *_PROOF)
 _REST = ("stages", "stress", "seconds", "gpu")
 
 
@@ -49,6 +52,8 @@ def record_of(evidence: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     unread, samples = list[str](), directory / FILE
     looks = _or([], lambda: _looks(directory / LOOKS, unread), unread)
     outputs = _or(None, lambda: _json(directory / OUTPUTS), unread)
+    noted = _or(None, lambda: _json(directory / NOTED), unread) or {}
+    evidence = {**evidence, **{name: noted[name] for name in ORDERED if name in noted}}
 
     def whole() -> dict[str, Any]:
         rows, kept = (read(samples), 0.5 ** halved(samples)) if samples.exists() else ((), 1.0)
@@ -73,6 +78,7 @@ def record(
         "schema": SCHEMA,
         **{name: evidence.get(name) for name in _HEAD},
         "rules": evidence.get("rules") or {},
+        "spec": evidence.get("spec") or {},
         "begun_at": evidence.get("begun_at"),
         "ended_at": evidence.get("ended_at"),
         "findings": findings,
@@ -169,7 +175,9 @@ def _look(line: bytes) -> dict[str, Any] | None:
 def _json(path: Path) -> dict[str, Any] | None:
     """Nothing where there is none. Raises Corrupt, OSError."""
     try:
-        document: dict[str, Any] | None = json.loads(path.read_bytes()) if path.exists() else None
+        document = json.loads(path.read_bytes()) if path.exists() else None
     except ValueError as error:
         raise Corrupt(f"{path}: no JSON ({error})") from error
+    if not isinstance(document, dict | None):
+        raise Corrupt(f"{path}: a JSON object should be in it")
     return document

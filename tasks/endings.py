@@ -10,17 +10,18 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from configs.order import Order, champion_of
-from configs.stack import load_stack
-from model_registry.port import open_registry
+from configs.stack import Stack, load_stack
+from model_registry.port import ModelRegistry, open_registry
 from rollout.nouns import ModelVersion, Phase, Promote, Step, Version
 from store.port import Release, Store, open_store
 from store.steer import confirm, turn
-from tasks.aftermath import tags_of, tell_of_broken
+from tasks.aftermath import lost, tags_of, tell_of_broken
 from tasks.ticket import Ticket
 
 log = logging.getLogger(__name__)
 
 _MOST = 1000  # releases that began since a run's own
+_RECENT = 100  # releases among which one may be that nobody told of
 
 
 @task(cache_policy=NO_CACHE)
@@ -77,6 +78,26 @@ def end_broken_release(flow: Any, flow_run: Any, state: Any) -> None:
             tell_of_broken(stack, store, open_registry(stack.registry()), release)
     except Exception:
         log.exception("flow run %s: its release could not be ended or told of", flow_run.id)
+
+
+def tell_of_lost() -> None:
+    """Tell of the releases that ended with their process and its worker, so that no hook was left to do it: whoever
+    lives next does. What cannot be told now is told another time. It never raises."""
+    try:
+        stack = load_stack()
+        store, registry = open_store(stack.store()), open_registry(stack.registry())
+        for release in lost(stack.home, store.releases(limit=_RECENT), time.time()):
+            _tell_late(stack, store, registry, release)
+    except Exception:
+        log.exception("releases that ended without their process were not looked for")
+
+
+def _tell_late(stack: Stack, store: Store, registry: ModelRegistry, release: Release) -> None:
+    try:
+        tell_of_broken(stack, store, registry, release, late=True)
+        log.warning("release %s ended without its process; now it is told of", release.id)
+    except Exception as error:  # one that cannot be told of holds up no other, and no release
+        log.warning("release %s ended without its process, and is not told of: %s", release.id, error)
 
 
 def ended_release(store: Store, flow_run: str, reason: str) -> Release | None:

@@ -13,19 +13,35 @@ from prefect.cache_policies import NO_CACHE
 
 from configs.order import Order
 from loadtest.port import LoadReport
-from model_registry.port import ReleaseRun, open_registry
+from model_registry.port import open_registry
+from reports.files import put
+from reports.head import NOTED
 from reports.page import PAGE, write_page
 from reports.record import record, record_of
 from rollout.json_text import finite, json_text
-from rollout.nouns import Engine, ModelVersion, Verdict, Version
+from rollout.nouns import ModelVersion, Verdict
 from store.port import Store, open_store
-from store.steer import answers
+from tasks.aftermath import known, run_of
 from tasks.serving import report_directory
-from tasks.telemetry import gpu_metrics
 from tasks.ticket import Ticket, as_plain
 from tasks.traffic import Stretch
 
-MOST_LOOKS = 500  # whose numbers become step metrics
+
+def note(order: Order, ticket: Ticket, model: ModelVersion | None = None) -> None:
+    """Keep what was ordered beside the release's files, as far as it is known, so that whoever tells of the release
+    knows it too; again whenever it has become another. Raises OSError."""
+    put(report_directory(order, ticket) / NOTED, json_text({"release": ticket.release, **_ordered(order, model)}, 1))
+
+
+def _ordered(order: Order, model: ModelVersion | None) -> dict[str, Any]:
+    """By the names of the record: ``reports.head.ORDERED``."""
+    return {
+        "model": model.uri if model else order.model,
+        "policy": order.policy_name,
+        "rules": as_plain(order.policy),
+        "engine_name": order.engine_name,
+        "spec": as_plain(order.spec),
+    }
 
 
 @task(cache_policy=NO_CACHE)
@@ -33,8 +49,6 @@ def report(
     order: Order,
     ticket: Ticket,
     model: ModelVersion,
-    engine: Engine,
-    candidate: Version,
     load: LoadReport | None,
     stretches: list[Stretch],
     verdict: Verdict,
@@ -46,19 +60,8 @@ def report(
     store = open_store(order.stack.store())
     release = store.release(ticket.release)
     evidence: dict[str, Any] = {
-        "release": release.id,
-        "service": release.service,
-        "outcome": str(release.phase),
-        "reason": release.reason,
-        "model": model.uri,
-        "engine": {"digest": engine.digest, "cached": engine.cached, "size": engine.size, "build_s": engine.build_s},
-        "stable": ticket.stable,
-        "candidate": candidate.number,
-        "policy": order.policy_name,
-        "rules": as_plain(order.policy),
-        "answers": answers(store, release.id),
-        "begun_at": release.created_at,
-        "ended_at": release.finished_at,
+        **known(store, release),
+        **_ordered(order, model),
         "findings": [asdict(f) for f in verdict.findings],
         "stages": [{"stage": s.stage, "outcome": str(s.verdict.outcome), "seconds": s.seconds} for s in stretches],
         "stress": None if load is None else _numbers(load),
@@ -68,7 +71,9 @@ def report(
     directory, evidence = report_directory(order, ticket), finite(evidence)
     told, page = written(store, evidence, directory, get_run_logger().warning)
     create_markdown_artifact(markdown(evidence), key=f"release-{release.service}", description=release.reason[:200])
-    open_registry(order.stack.registry()).log_release(_run(order, evidence, told, load, stretches, page))
+    files = {**({"report": str(page)} if page else {}), **({"stress": load.page} if load else {})}
+    run = run_of(told, files, {"release.md": markdown(evidence)})
+    open_registry(order.stack.registry()).log_release(run)
     return evidence
 
 
@@ -82,8 +87,7 @@ def written(
     store.attach_evidence(evidence["release"], evidence)
     told = record(evidence, ())
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "release.json").write_text(json_text(evidence, indent=1))
+        put(directory / NOTED, json_text(evidence, indent=1))
         told = record_of(evidence, directory)
         for missing in told["unread"]:
             warn(missing)
@@ -95,9 +99,10 @@ def written(
 
 def markdown(evidence: dict[str, Any]) -> str:
     """The release as a page for a reader who opens no log."""
+    digest = (evidence.get("engine") or {}).get("digest") or ""
     head = (
         f"# {evidence['service']}: {evidence['outcome']}\n\n{evidence['reason']}\n\n"
-        f"Model `{evidence['model']}`, engine `{evidence['engine']['digest'][:12]}`, version {evidence['candidate']} "
+        f"Model `{evidence['model']}`, engine `{digest[:12]}`, version {evidence['candidate']} "
         f"against {evidence['stable'] or 'none'}, policy `{evidence['policy']}`, release `{evidence['release']}`.\n\n"
     )
     findings = "".join(
@@ -121,38 +126,6 @@ def _gpu_table(evidence: dict[str, Any]) -> str:
     names = list(dict.fromkeys(name for numbers in use.values() for name in numbers))
     rows = "".join(f"| {name} | {' | '.join(_cell(use[p].get(name)) for p in use)} |\n" for name in names)
     return f"\n| GPU | {' | '.join(use)} |\n|{'---|' * (len(use) + 1)}\n{rows}"
-
-
-def _run(
-    order: Order,
-    evidence: dict[str, Any],
-    told: dict[str, Any],
-    load: LoadReport | None,
-    stretches: list[Stretch],
-    page: Path | None,
-) -> ReleaseRun:
-    looks = [look for stretch in stretches for look in stretch.looks]
-    looks = looks[:: 1 + len(looks) // MOST_LOOKS]
-    metrics = [(name, step, value) for step, look in enumerate(looks) for name, value in look.numbers.items()]
-    metrics += [("canary_percent", step, look.canary_permille / 10) for step, look in enumerate(looks)]
-    metrics += [(f"seconds_{name}", 0, value) for name, value in evidence["seconds"].items()]
-    metrics += [(f"stress_{name}", 0, value) for name, value in (evidence["stress"] or {}).items()]
-    metrics += [(name, 0, value) for name, value in gpu_metrics(evidence.get("gpu", {})).items()]
-    return ReleaseRun(
-        service=evidence["service"],
-        name=evidence["release"],
-        params={
-            "service": evidence["service"],
-            "model": evidence["model"],
-            "engine": order.engine_name,
-            "policy": order.policy_name,
-            **{f"spec.{k}": v for k, v in asdict(order.spec).items() if k != "faults"},
-        },
-        metrics=tuple(point for point in metrics if point[2] is not None),
-        texts={"release.json": json_text(told, indent=1), "release.md": markdown(evidence)},
-        files={**({"report": str(page)} if page else {}), **({"stress": load.page} if load else {})},
-        tags={"roundhouse.service": evidence["service"], "roundhouse.verdict": evidence["outcome"]},
-    )
 
 
 def _numbers(load: LoadReport) -> dict[str, float]:

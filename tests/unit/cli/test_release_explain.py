@@ -15,9 +15,11 @@ from past_release import past_release
 
 from cli import policy_replay, release_approve, release_commands, release_explain
 from cli.release_group import ReleaseGroup
+from reports.files import put
+from reports.head import NOTED
 from rollout.errors import NotFound, Refused
 from rollout.nouns import Phase
-from store.port import BY_HAND, Release, ServiceState, StoreSettings, open_store
+from store.port import BY_HAND, Release, ServiceState, StoreSettings, VersionState, open_store
 
 app = typer.Typer()
 group = typer.Typer(cls=ReleaseGroup, no_args_is_help=True)
@@ -134,6 +136,17 @@ def test_a_release_under_way_says_what_people_answered(tmp_path):
     number = store.ask("chat-1", "go on with canary 5 %?", "mirror: approval").asked
     store.answer("chat-1", True, "mia", "looks right", number, 2.0)
     assert "mia said yes" in called(tmp_path, "release", "explain", "chat")
+
+
+def test_a_release_that_was_killed_is_told_with_its_policy(tmp_path):
+    """Before anybody wrote of it: its order from its folder, model and engine from its candidate."""
+    store = open_store(StoreSettings(f"sqlite:///{tmp_path / 'roundhouse.db'}"))
+    store.put_service(ServiceState("chat"))
+    store.begin_release(Release("chat-1", "chat", "models:/m@candidate", Phase.PENDING), 1.0, 60.0)
+    store.add_version(VersionState("chat", 0, "models:/m/7", {"digest": "d" * 64}, {}, 1), "chat-1")
+    put(tmp_path / "reports" / "chat-1" / NOTED, json.dumps({"policy": "careful", "engine_name": "q4_0"}))
+    shown = called(tmp_path, "release", "explain", "chat")
+    assert "policy careful" in shown and f"engine q4_0 {'d' * 16}" in shown and "models:/m/7" in shown
 
 
 def test_a_replay_keeps_the_times_of_the_policy(home, tmp_path):

@@ -9,7 +9,9 @@ import pytest
 from past_release import past_release
 
 from reports.explain import COLUMNS, finding_rows, lines
+from reports.head import NOTED
 from reports.page import render, write_page
+from reports.points import MOST_LOOKS, points
 from reports.record import SCHEMA, record, record_of
 from rollout.policy import Veto
 from rollout.vetoes import Reading, Watch, look
@@ -107,3 +109,45 @@ def test_bounds_are_told_in_units_of_their_own():
     ttft = {**veto, "metric": "TTFT", "kind": "ratio", "margin": 1.1}
     others = finding_rows(record(BARE | {"findings": [errors, ttft]}, ()))
     assert [row[COLUMNS.index("margin")] for row in others] == ["+1.00%", "1.1x"]
+
+
+def test_what_was_noted_when_a_release_began_is_told(tmp_path):
+    """Also while it runs, and of one that was killed; a note that cannot be read is told as missing."""
+    noted = {
+        "model": "models:/m/7",
+        "policy": "careful",
+        "rules": {"vetoes": []},
+        "engine_name": "q4_0",
+        "spec": {"slots": 2},
+    }
+    (tmp_path / NOTED).write_text(json.dumps({"release": "another", **noted}))
+    told = record_of(BARE | {"model": "models:/m@candidate"}, tmp_path)
+    assert {name: told[name] for name in noted} == noted and told["release"] == "r-1"
+    assert "careful" in render(told) and "q4_0" in " ".join(lines(told))
+    (tmp_path / NOTED).write_text("[]")
+    assert "release.json" in record_of(BARE, tmp_path)["unread"][0]
+
+
+def test_points_are_the_numbers_of_each_look(past):
+    """A look a step; what a look does not know has no point, and its neighbours keep their steps."""
+    told = record_of(past[1], past[0])
+    told["metrics"]["TTFT"] = [point for n, point in enumerate(told["metrics"]["TTFT"]) if n != 1]
+    found = {(name, step): value for name, step, value in points(told)}
+    last = told["metrics"]["TTFT"][-1]
+    seen = {name: last[name] for name in ("stable", "candidate", "effect", "low", "high", "harm_e", "allow_e")}
+    assert {name: found[f"ttft_{name}", 71] for name in seen} == seen
+    assert found["ttft_n", 71] == last["n_candidate"] and ("ttft_n", 1) not in found
+    assert (found["canary_percent", 0], found["canary_percent", 71]) == (0.0, 25.0)
+    assert (found["seconds_fetch", 0], found["stress_ttft_p95", 0]) == (1.2, 0.21)
+
+
+def test_of_many_looks_some_become_points():
+    """Evenly chosen, and the metrics at the same looks as the shares."""
+    looks = [
+        {"at": float(n), "stage": "x", "canary_permille": n, "findings": [{"metric": "TTFT", "effect": float(n)}]}
+        for n in range(3 * MOST_LOOKS)
+    ]
+    found = points(record(BARE, looks))
+    shares = {step: value * 10 for name, step, value in found if name == "canary_percent"}
+    assert MOST_LOOKS / 2 < len(shares) <= MOST_LOOKS
+    assert shares == pytest.approx({step: value for name, step, value in found if name == "ttft_effect"})
