@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from cli.stack import up
 from gateway.port import open_gateway
 from rollout.nouns import Health
 from store.port import Release
+from store.steer import STALE_S
 from tasks.trail import look_back
 
 
@@ -89,7 +91,8 @@ def test_flow_killed(canary: Canary) -> None:
 
 
 def test_all_but_envoy_and_stable_killed(canary: Canary) -> None:
-    """With everything else dead at once Envoy alone brings users back to stable; ``up`` then ends the release."""
+    """With everything else dead at once Envoy alone brings users back to stable; ``up`` then ends the release, and the
+    next run tells the registry of it."""
     stack, stable = canary.house.stack, canary.ready_pid(canary.stable) or 0
     spared = {p.pid for p in with_children(stable, canary.part_pid("gateway"))}
     dead = kill([p for p in marked(stack) if p.pid not in spared])
@@ -97,8 +100,14 @@ def test_all_but_envoy_and_stable_killed(canary: Canary) -> None:
     assert {p.pid for p in marked(stack)} == spared
     check_users(canary, dead, f"{SERVICE}-v{canary.candidate}-0")
     up(stack, silent)
-    check_release(canary, "the agent was restarted")
+    release = check_release(canary, "the agent was restarted")
     until(lambda: canary.ready_pid(canary.stable), 60, "stable's return")
+    until(lambda: time.time() > release.beat_at + STALE_S, 2 * STALE_S, "the silence after which nobody else tells")
+    canary.house.prefect.start("redeploy", {"service": SERVICE})
+    evidence = until(lambda: canary.house.store.release(release.id).evidence, 90, "evidence of the killed release")
+    assert (evidence["policy"], evidence["outcome"]) == ("patient", str(release.phase))
+    tags = dict(canary.house.registry.resolve(release.model_uri).tags)
+    assert (tags["roundhouse.release"], tags["roundhouse.verdict"]) == (release.id, str(release.phase))
 
 
 def test_second_release_is_refused_and_cancelling_turns_back(canary: Canary, chat: Release) -> None:
