@@ -76,15 +76,30 @@ class SampleFile:
         return _State(at + _MARK, state.halved, state.rows)
 
 
+class Rows:
+    """Stage and sample of each request that is kept, as they were written; the same ones each time they are gone
+    through, also while more are written. What it takes is what one look needs. Raises NotFound, Corrupt."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._state = path, _state(path)
+
+    def __iter__(self) -> Iterator[Row]:
+        for end, member in _walk(self._path):
+            for cells in _lines(self._path, member):
+                if not self._state.halved or _level(cells[1:]) >= self._state.halved:
+                    yield cells[0], _sample(cells[1:])
+            if end >= self._state.end:
+                return
+
+    @property
+    def share(self) -> float:
+        """Of the requests, which part is kept."""
+        return 0.5**self._state.halved
+
+
 def read(path: Path) -> Iterator[Row]:
-    """Stage and sample of each request that is kept, as they were written. Raises NotFound, Corrupt."""
-    state = _state(path)
-    for end, member in _walk(path):
-        for cells in _lines(path, member):
-            if not state.halved or _level(cells[1:]) >= state.halved:
-                yield cells[0], _sample(cells[1:])
-        if end >= state.end:
-            return
+    """The rows, once. Raises NotFound, Corrupt."""
+    yield from Rows(path)
 
 
 def halved(path: Path) -> int:

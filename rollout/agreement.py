@@ -108,13 +108,18 @@ def _test(name: str, harm: float, allow: float) -> Test:
 def outcome(name: str, seen: Comparison, limits: OutputLimits) -> float | None:
     """What one comparison says to the test of that name, 0 (better) to 1 (worse); None: nothing."""
     if name == "perplexity":
-        return None if seen.gain is None else _scaled(-seen.gain, limits.perplexity_allow)
+        return None if (gain := _gain(seen)) is None else _scaled(-gain, limits.perplexity_allow)
     if name in ("longer", "shorter"):
         sign = 1 if name == "longer" else -1
         return None if not seen.length_ratio else _scaled(sign * math.log(seen.length_ratio), limits.length_allow)
     if name == "defects":
         return (1 + bool(seen.candidate) - bool(seen.stable)) / 2
     return None if seen.same_share is None else 1 - seen.same_share
+
+
+def _gain(seen: Comparison) -> float | None:
+    """None too where both engines call the right answer impossible: that compares nothing."""
+    return None if seen.gain is None or math.isnan(seen.gain) else seen.gain
 
 
 def _scaled(log_ratio: float, allow: float) -> float:
@@ -126,7 +131,14 @@ def with_comparisons(agreement: Agreement, seen: Iterable[tuple[Question, Reply,
     for question, stable, candidate, greedy in seen:
         comparison = compare(question, stable, candidate, greedy)
         example = _example(agreement, question, stable, candidate, comparison)
-        agreement = _kept(_counted(_bet(agreement, comparison), comparison), example)
+        agreement = _kept(with_measured(agreement, [comparison]), example)
+    return agreement
+
+
+def with_measured(agreement: Agreement, comparisons: Iterable[Comparison]) -> Agreement:
+    """The evidence with comparisons whose answers are known no more; all but the examples is the same."""
+    for comparison in comparisons:
+        agreement = _counted(_bet(agreement, comparison), comparison)
     return agreement
 
 
@@ -150,7 +162,8 @@ def log_harm(tests: tuple[Test, ...]) -> float:
 
 def _counted(agreement: Agreement, seen: Comparison) -> Agreement:
     t = agreement.totals
-    scored, gains = seen.scored or (0.0, 0.0, 0), [] if seen.gain is None else [seen.gain]
+    gain = _gain(seen)
+    scored, gains = (0.0, 0.0, 0) if gain is None or not seen.scored else seen.scored, [] if gain is None else [gain]
     totals = Totals(
         prompts=t.prompts + 1,
         compared=t.compared + (seen.same_share is not None),
@@ -203,16 +216,25 @@ def plain(agreement: Agreement) -> dict[str, Any]:
 
 
 def agreement_of(doc: dict[str, Any]) -> Agreement:
-    """The evidence in a document. Raises KeyError, TypeError where it is none."""
+    """The evidence in a document. Raises KeyError, TypeError where it is none.
+
+    JSON has no infinity: where a likelihood is none, an engine called an answer impossible.
+    """
     tests = tuple(Test(t["name"], Bet(**t["harm"]), Bet(**t["allow"])) for t in doc["tests"])
-    totals = {name: tuple(v) if isinstance(v, list | tuple) else v for name, v in doc["totals"].items()}
+    totals = {
+        name: tuple(map(_likelihood, v)) if isinstance(v, list | tuple) else v for name, v in doc["totals"].items()
+    }
     return Agreement(
         limits=OutputLimits(**doc["limits"]),
         tests=tests,
         totals=Totals(**totals),
         tallies=tuple(Tally(**t) for t in doc["tallies"]),
-        gains=Moments(**doc["gains"]),
+        gains=Moments(**{name: _likelihood(value) for name, value in doc["gains"].items()}),
         peak=doc["peak"],
         examples=tuple(Example(**e) for e in doc["examples"]),
         missing=tuple(doc["missing"]),
     )
+
+
+def _likelihood(value: float | None) -> float:
+    return -math.inf if value is None else value

@@ -1,27 +1,28 @@
-"""A past release's requests, judged again under another policy. Pure.
+"""A past release, judged again under another policy. Pure.
 
-The requests come in the order in which they began, stage by stage as they were recorded, and are looked at as the
-policy says; what follows from a look is decided as in a release. Where a person would be asked, that is told, and it is
-taken that nobody answers a question about time or trust, and that the answer to one before a stage is yes. What it
-cannot tell: the weights stay those of then, so requests that another schedule would have sent to the candidate are not
-there. Compared outputs and vetoes are not judged again.
+Its requests come in the order in which they began, stage by stage as they were recorded, and are looked at as the
+policy says; compared answers and vetoes come as they became known, as far as they are kept. What follows from a look is
+decided as in a release. Where a person would be asked, that is told, and it is taken that nobody answers a question
+about time or trust, and that the answer to one before a stage is yes. What it cannot tell: the weights stay those of
+then, so requests that another schedule would have sent to the candidate are not there. What is not kept is told, and
+nobody is promoted where something was not judged.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
 
-from rollout.decide import Times, decide, part_of_proof
+from rollout.decide import Times, decide, first_step, part_of_agreement, part_of_proof
 from rollout.evidence import fresh, next_stage, with_reference, with_routed, with_samples
-from rollout.evidence.state import Evidence
 from rollout.judge import judge
 from rollout.nouns import Ask, Hold, Outcome, Promote, RollBack, Sample, Samples, Step, Verdict
 from rollout.policy import Policy, stages
+from rollout.recorded import Recorded
+from rollout.replay_others import Answers, NotJudged, Vetoes
+from rollout.replay_rows import AT_ONCE, Row, Span, blocks, looks, ordered, spans, staged
 
-_MOST_LOOKS = 200  # at one stage; a longer one is looked at more seldom
+BEFORE_TRAFFIC = "before traffic"  #: what is told in place of a stage where a release ends before its first one
 _SOON = 0.001  # seconds after a time is up, when it is surely seen to be
 
 
@@ -55,51 +56,92 @@ class Replay:
     n_candidate: int  # requests that the candidate had answered by then
     stages: tuple[Passed, ...]
     asked: tuple[Asked, ...] = ()
+    not_judged: tuple[NotJudged, ...] = ()
 
 
 def replay(
-    rows: Sequence[tuple[str, Sample]], candidate: int, policy: Policy, before: str = "before", hang_s: float = 0.0
+    rows: Iterable[Row],
+    candidate: int,
+    policy: Policy,
+    before: str = "before",
+    hang_s: float = 0.0,
+    recorded: Recorded = Recorded(),
 ) -> Replay:
-    """Judge rows of (stage, request) again. Rows of the stage ``before`` are stable's from before the release.
+    """Judge rows of (stage, request) again, which are gone through twice and never held all at once.
 
-    ``rows`` hold at least one request of another stage. ``hang_s``: a request that gets no answer is recorded so long
-    after it began.
+    Rows of the stage ``before`` are stable's from before the release. ``hang_s``: a request that gets no answer is
+    recorded so long after it began. ``recorded``: what is kept beside the requests.
     """
-    recorded = [(name, [s for _, s in group]) for name, group in groupby(rows, lambda row: row[0]) if name != before]
-    evidence = with_reference(fresh(policy), [s for stage, s in rows if stage == before])
-    walk = _Walk(policy, candidate, hang_s, evidence, min(s.at for _, group in recorded for s in group))
-    for number, (name, group) in enumerate(recorded):
-        if walk.ends_in(name, number, group):
-            break
-    return _ended(walk.passed, policy, tuple(walk.asked.values()))
+    known = spans(rows, before, candidate, policy.idle_s)
+    walk = _Walk(policy, candidate, hang_s, recorded, known)
+    if not walk.ends_before_traffic():
+        recorded_stages = enumerate(known)
+        for name, samples in staged(rows):
+            if name == before:
+                walk.compare_with(samples)
+                continue
+            number, span = next(recorded_stages)
+            if walk.ends_in(span, number, samples):
+                break
+    return _ended(walk, policy)
 
 
 class _Walk:
     """The way of a release through the stages: what is known by now, and how long it has taken."""
 
-    def __init__(self, policy: Policy, candidate: int, hang_s: float, evidence: Evidence, began: float) -> None:
-        self._policy, self._candidate, self._hang_s, self._began = policy, candidate, hang_s, began
-        self._evidence = evidence
+    def __init__(
+        self, policy: Policy, candidate: int, hang_s: float, recorded: Recorded, known: Sequence[Span]
+    ) -> None:
+        self._policy, self._candidate, self._hang_s, self._known = policy, candidate, hang_s, known
+        self._began = min((span.begin for span in known), default=0.0)
+        self._answers, self._vetoes = Answers(policy, recorded), Vetoes(policy, recorded.readings)
+        self._until = max((r.at for r in recorded.readings), default=0.0) if policy.vetoes else 0.0
+        self._evidence = fresh(policy)
         self._opened: float | None = None  # when its stage began; one that nothing decides goes on in the next
         self._spent_s = 0.0  # in stages that were decided: the rest of what was recorded of them takes it no time
         self._seen = [0, 0]  # requests of stable, of the candidate
         self.passed: list[Passed] = []
         self.asked: dict[str, Asked] = {}
 
-    def ends_in(self, name: str, number: int, group: Sequence[Sample]) -> bool:
+    @property
+    def not_judged(self) -> tuple[NotJudged, ...]:
+        """What the policy asks for and the record does not tell."""
+        return (*self._answers.not_judged, *self._vetoes.not_judged)
+
+    def compare_with(self, samples: Iterator[Sample]) -> None:
+        """Take in stable's requests from before the release."""
+        for block in blocks(samples, AT_ONCE):
+            self._evidence = with_reference(self._evidence, block)
+
+    def ends_before_traffic(self) -> bool:
+        """Whether the release would have sent no user's request to the candidate."""
+        alone = self._answers.before_traffic(went_on=bool(self._known))
+        step = first_step(self._policy, 0, alone)
+        outcome, reason = self._follow(step, alone, self._began)
+        if outcome is Outcome.PROMOTE and self._known:
+            return False
+        if outcome is Outcome.PROMOTE:
+            outcome, reason = Outcome.UNDECIDED, f"no users' requests were compared in it; {reason}"
+        self.passed.append(self._told(BEFORE_TRAFFIC, outcome, reason, self._began))
+        return True
+
+    def ends_in(self, span: Span, number: int, samples: Iterator[Sample]) -> bool:
         """Take in what was recorded of a stage; whether the release would have ended there."""
-        index, found = _index(self._policy, name, number), None
+        index, found = _index(self._policy, span.name, number), None
         self._evidence = next_stage(self._evidence, number)
-        self._opened = min(s.at for s in group) if self._opened is None else self._opened
-        for until, arms in _looks(group, self._candidate, self._policy.look_s, self._moments(group)):
-            verdict = self._seen_in(arms, index)
+        self._opened = span.begin if self._opened is None else self._opened
+        for until, new in self._looks(span, samples):
+            self._take(new)
+            if until is None:
+                continue
+            verdict = self._verdict(until, index)
             if found:  # it would have gone on by now; harm that shows later still counts
                 if verdict.outcome is Outcome.ROLL_BACK:
-                    self.passed.append(self._told(name, verdict.outcome, verdict.reason, until))
+                    self.passed.append(self._told(span.name, verdict.outcome, verdict.reason, until))
                     return True
                 continue
             step = decide(self._policy, index, verdict, self._times(until))
-            last = self._told(name, *self._follow(step, verdict, until), until)
+            last = self._told(span.name, *self._follow(step, verdict, until), until)
             if isinstance(_agreed(step, verdict), Promote | RollBack):
                 self.passed.append(last)
                 return True
@@ -108,26 +150,41 @@ class _Walk:
         self.passed.append(found or last)
         return False
 
-    def _seen_in(self, arms: Samples, index: int) -> Verdict:
-        """The verdict after one more look."""
-        self._evidence = with_samples(_routed(self._evidence, arms), arms)
+    def _looks(self, span: Span, samples: Iterator[Sample]) -> Iterator[tuple[float | None, list[Sample]]]:
+        """The last stage is looked at for as long as vetoes were asked in it."""
+        end = span.last + self._policy.look_s
+        end = max(end, self._until + _SOON) if span is self._known[-1] else end
+        return looks(ordered(samples, span.floors), span.begin, end, self._policy.look_s, self._moments(span))
+
+    def _take(self, new: Sequence[Sample]) -> None:
+        """Requests in the order in which they began."""
+        arms = Samples(*(tuple(s for s in new if (s.version == self._candidate) is hit) for hit in (False, True)))
+        live = [s for s in new if s.weight and not s.mirrored]
+        routed = with_routed(self._evidence, [s.weight for s in live], [s.version == self._candidate for s in live])
+        self._evidence = with_samples(routed, arms)
         self._seen = [self._seen[0] + len(arms.stable), self._seen[1] + len(arms.candidate)]
-        return judge(self._evidence, self._policy, part_of_proof(self._policy, index))
+
+    def _verdict(self, until: float, index: int) -> Verdict:
+        """What is known by then."""
+        answers = self._answers.finding(until, part_of_agreement(self._policy, index))
+        others = (*([answers] if answers else ()), *self._vetoes.findings(until))
+        return judge(self._evidence, self._policy, part_of_proof(self._policy, index), others)
 
     def _times(self, now: float) -> Times:
         opened = now if self._opened is None else self._opened
         stage_s, idle_s = now - opened, now - max(self._evidence.last_at, opened)
         return Times(stage_s=stage_s, all_s=self._spent_s + stage_s, idle_s=idle_s, hang_s=self._hang_s)
 
-    def _moments(self, group: Sequence[Sample]) -> Iterator[float]:
+    def _moments(self, span: Span) -> Iterator[float]:
         """When a time of the policy may be up."""
         policy, opened = self._policy, self._opened or 0.0
         for time_s in (policy.step_timeout_s, policy.max_s - self._spent_s, policy.min_step_s, self._hang_s):
             yield opened + time_s + _SOON
-        called = sorted(s.at for s in group if s.version == self._candidate)
-        for at, then in pairwise([opened, *called, float("inf")]):
-            if then - at > policy.idle_s:
+        at = opened
+        for first, last in (*span.calls, (float("inf"), 0.0)):
+            if first - at > policy.idle_s:
                 yield at + policy.idle_s + _SOON
+            at = last
 
     def _follow(self, step: Step, verdict: Verdict, now: float) -> tuple[Outcome, str]:
         """What a step says of its stage."""
@@ -153,38 +210,21 @@ def _agreed(step: Step, verdict: Verdict) -> Step:
     return step.then if verdict.outcome is Outcome.PROMOTE else Hold(f"a person would be asked: {step.question}")
 
 
-def _looks(
-    group: Sequence[Sample], candidate: int, look_s: float, moments: Iterable[float]
-) -> Iterator[tuple[float, Samples]]:
-    """When, and what both arms began since the look before: every ``look_s`` seconds or more, and at ``moments``."""
-    ordered = sorted(group, key=lambda s: s.at)
-    times = [s.at for s in ordered]
-    begin, end, seen = times[0], times[-1] + look_s, 0
-    every = max(look_s, (end - begin) / _MOST_LOOKS)
-    grid = (begin + number * every for number in range(1, int((end - begin) / every) + 1))
-    for until in sorted({*(at for at in (*grid, *moments) if begin < at < end), end}):
-        new = ordered[seen : bisect_left(times, until)]
-        seen += len(new)
-        yield until, Samples(*(tuple(s for s in new if (s.version == candidate) is hit) for hit in (False, True)))
-
-
-def _routed(evidence: Evidence, arms: Samples) -> Evidence:
-    """Whether the split was delivered, of the requests that are kept."""
-    both = [(s, hit) for hit, arm in enumerate((arms.stable, arms.candidate)) for s in arm]
-    live = sorted((s.at, s.weight, bool(hit)) for s, hit in both if s.weight and not s.mirrored)
-    return with_routed(evidence, [weight for _, weight, _ in live], [hit for _, _, hit in live])
-
-
 def _index(policy: Policy, name: str, number: int) -> int:
     """Which stage of the policy a recorded one stands for: that of its name, else the one of its number."""
     names = [stage.name for stage in stages(policy)]
     return names.index(name) if name in names else min(number, len(names) - 1)
 
 
-def _ended(passed: Sequence[Passed], policy: Policy, asked: tuple[Asked, ...]) -> Replay:
-    last = passed[-1]
+def _ended(walk: _Walk, policy: Policy) -> Replay:
+    last = walk.passed[-1]
     outcome, reason = last.outcome, last.reason
-    if outcome is Outcome.PROMOTE and _index(policy, last.stage, len(passed) - 1) + 1 < len(stages(policy)):
+    if outcome is Outcome.PROMOTE and _index(policy, last.stage, len(walk.passed) - 1) + 1 < len(stages(policy)):
         outcome = Outcome.UNDECIDED
         reason = f"the requests end with {last.stage}, and the policy has stages after it; so far: {last.reason}"
-    return Replay(outcome, reason, last.at_s, last.n_candidate, tuple(passed), asked)
+    elif outcome is Outcome.PROMOTE and walk.not_judged:
+        outcome = Outcome.UNDECIDED
+        missing = ", ".join(part.what for part in walk.not_judged)
+        reason = f"all that is kept is good, and {missing} could not be judged again; so far: {last.reason}"
+    asked = tuple(walk.asked.values())
+    return Replay(outcome, reason, last.at_s, last.n_candidate, tuple(walk.passed), asked, walk.not_judged)

@@ -24,6 +24,7 @@ class Reading:
 
     values: Mapping[str, float]
     missing: str = ""
+    series: int = 0  # how many there were, where the values of some were not kept
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def look(watch: Watch, reading: Reading, now: float) -> tuple[Watch, Finding]:
         why = reading.missing or "the query gives no value"
         return Watch(veto), _finding(veto, None, Outcome.UNDECIDED, f"no data, so it cannot be judged: {why}")
     labels, worst = _worst(veto, values)
-    told = _told(labels, worst, len(values))
+    told = _told(labels, worst, max(len(values), reading.series))
     if not _beyond(veto, worst):
         return Watch(veto), _finding(veto, worst, Outcome.PROMOTE, f"{told}, not {_bound(veto)}: within")
     since = now if watch.since is None else watch.since

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from reports.lines import add_line
 from rollout.json_text import json_text
 from rollout.nouns import Verdict
 
@@ -37,7 +37,7 @@ class LookFile:
         if told == self._told and look.at - self._last < elapsed_s / FULL_LOOKS:
             return False
         if self._path is not None:
-            _add_line(self._path, _line(look, verdict, outlook))
+            add_line(self._path, _line(look, verdict, outlook))
         self._last, self._told = look.at, told
         return True
 
@@ -55,15 +55,6 @@ def _line(look: Look, verdict: Verdict, outlook: str) -> str:
             "findings": [asdict(finding) for finding in verdict.findings],
         }
     )
-
-
-def _add_line(path: Path, line: str) -> None:
-    """Append a line of its own: what an earlier attempt left half stays one that nobody can read."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
-        file.seek(max(file.seek(0, io.SEEK_END) - 1, 0))
-        begin = b"" if file.read(1) in (b"", b"\n") else b"\n"
-        file.write(begin + line.encode() + b"\n")
 
 
 def numbers_of(verdict: Verdict) -> dict[str, float]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,16 @@ from configs.order import Order
 from engines.outputs import Asking, ask_both
 from gateway.call_pairs import pairs_of
 from gateway.calls import calls_folder, last_calls
+from reports.comparisons_file import FILE as COMPARISONS
+from reports.comparisons_file import keep_comparisons
+from reports.files import put
 from rollout.agreement import Agreement, fresh, plain, with_comparisons, without
 from rollout.agreement_finding import Needs, decided, finding, least_prompts
-from rollout.answers import Question
+from rollout.answers import Comparison, Question, compare
 from rollout.errors import RoundhouseError
 from rollout.json_text import json_text
 from rollout.nouns import Finding, Health, Outcome, Version
+from rollout.recorded import Batch
 from store.port import open_store
 from tasks.serving import report_directory
 from tasks.ticket import Ticket, tell
@@ -32,15 +35,21 @@ _MOST_CALLS = 2000  # call records that are read back at a look
 
 @dataclass(frozen=True)
 class Compared:
-    """The evidence, which goes on with mirrored pairs, and what it says now."""
+    """The evidence, which goes on with mirrored pairs, what it says now, and what is new in it and not yet kept."""
 
     agreement: Agreement
     finding: Finding
+    new: Batch | None = None
 
 
 @task(cache_policy=NO_CACHE)
 def compare_outputs(
-    order: Order, version: Version, ticket: Ticket, needs: Needs, evaluation: str = "bundled", asking: Asking = Asking()
+    order: Order,
+    version: Version,
+    ticket: Ticket,
+    needs: Needs,
+    evaluation: str | Sequence[str] = "bundled",
+    asking: Asking = Asking(),
 ) -> Compared | None:
     """Ask stable and candidate the same; None where the policy asks for nothing or there is no stable version.
 
@@ -55,11 +64,18 @@ def compare_outputs(
     candidate = f"http://{version.ready[0].host}:{version.ready[0].port}"
     questions = load_evaluation(evaluation, order.stack)
     asking = replace(asking, within_s=order.policy.outputs.budget_s)
-    agreement = warned(fresh(order.policy.outputs), len(questions), needs)
-    agreement = compare_until_decided(agreement, (stable, candidate), questions, needs, asking)
+    agreement, seen = warned(fresh(order.policy.outputs), len(questions), needs), list[Comparison | None]()
+    agreement = compare_until_decided(agreement, (stable, candidate), questions, needs, asking, seen.append)
     compared = Compared(agreement, finding(agreement, needs))
     get_run_logger().info("%s", compared.finding.sentence)
-    put_outputs(report_directory(order, ticket), compared)
+    batch = Batch(
+        comparisons=tuple(comparison for comparison in seen if comparison is not None),
+        sets=(evaluation,) if isinstance(evaluation, str) else tuple(evaluation),
+        prompts=len(questions),
+        asked=len(seen),
+        pairs=order.service.call_records is not None,
+    )
+    put_outputs(report_directory(order, ticket), replace(compared, new=batch))
     return compared
 
 
@@ -73,15 +89,25 @@ def warned(agreement: Agreement, prompts: int, needs: Needs) -> Agreement:
 
 
 def compare_until_decided(
-    agreement: Agreement, bases: tuple[str, str], questions: Iterable[Question], needs: Needs, asking: Asking
+    agreement: Agreement,
+    bases: tuple[str, str],
+    questions: Iterable[Question],
+    needs: Needs,
+    asking: Asking,
+    heard: Callable[[Comparison | None], None] = lambda comparison: None,
 ) -> Agreement:
-    """The evidence after as many questions as it takes; what could not be asked or compared is told in it."""
+    """The evidence after as many questions as it takes; what could not be asked or compared is told in it.
+
+    ``heard`` is told of each question that was asked: None where there was nothing to compare with.
+    """
     questions, left_out = tuple(questions), list[str]()
     try:
         for question, stable, candidate in ask_both(*bases, questions, asking):
             if stable.error:  # there is nothing to compare with, and that speaks for nobody
                 left_out.append(stable.error)
+                heard(None)
                 continue
+            heard(compare(question, stable, candidate))
             agreement = with_comparisons(agreement, [(question, stable, candidate, True)])
             if decided(agreement, needs)[0] is not Outcome.UNDECIDED:
                 break
@@ -112,23 +138,25 @@ def with_mirrored(
 
     Where the service keeps no call records there are none, which the evidence tells.
     """
-    agreement = compared.agreement
     if order.service.call_records is None:
-        agreement = without(agreement, "mirrored pairs: not available, the service keeps no call records")
-    else:
-        records = last_calls(calls_folder(order.stack.gateway()), order.service.name, _MOST_CALLS)
-        agreement = with_comparisons(agreement, pairs_of(records, *versions, *between))
-    return Compared(agreement, finding(agreement, needs))
+        remark = "mirrored pairs: not available, the service keeps no call records"
+        agreement = without(compared.agreement, remark)
+        return Compared(agreement, finding(agreement, needs))
+    records = last_calls(calls_folder(order.stack.gateway()), order.service.name, _MOST_CALLS)
+    pairs = pairs_of(records, *versions, *between)
+    agreement = with_comparisons(compared.agreement, pairs)
+    batch = Batch(tuple(compare(*pair) for pair in pairs), *between)
+    return Compared(agreement, finding(agreement, needs), batch if pairs else None)
 
 
 def put_outputs(directory: Path, compared: Compared) -> Path:
-    """``outputs.json`` of a release: the evidence, the finding, the answers that differ most."""
+    """``outputs.json`` of a release: the evidence, the finding, the answers that differ most; and what is new in it,
+    where it can be judged again from. Raises OSError."""
     document: dict[str, Any] = {"finding": asdict(compared.finding), "agreement": plain(compared.agreement)}
-    directory.mkdir(parents=True, exist_ok=True)
-    aside = directory / f"{FILE}.new"
-    aside.write_text(json_text(document, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, directory / FILE)
-    return directory / FILE
+    path = put(directory / FILE, json_text(document, indent=2) + "\n")
+    if compared.new is not None:
+        keep_comparisons(directory / COMPARISONS, compared.new)
+    return path
 
 
 def _address(order: Order, version: int | None) -> str | None:

@@ -13,8 +13,9 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from configs.order import Order
-from configs.stack import load_stack
+from configs.stack import Stack
 from gateway.prometheus import instant
+from reports.vetoes_file import FILE, VetoFile
 from rollout.errors import Refused, Unavailable
 from rollout.judge import combine
 from rollout.nouns import Outcome
@@ -87,14 +88,16 @@ def answers(url: str) -> bool:
         return False
 
 
-def order(policy: Policy, address: str, service) -> Order:
-    return Order(load_stack(), service, "models:/m/1", "e", None, "p", policy, address)
+@pytest.fixture
+def asking(tmp_path):
+    """What asks vetoes for version 3 of the service `chat`, and keeps the answers in the test's folder."""
 
+    def begin(prometheus: str, *vetoes: Veto, environment=os.environ):
+        stack, policy = Stack(project=tmp_path, home=tmp_path), Policy(vetoes=vetoes)
+        order = Order(stack, None, "models:/m/1", "e", None, "p", policy, prometheus)
+        return vetoes_of(order, Ticket("chat-1", "chat", 2, os.getpid()), 3, environment)
 
-def asking(prometheus: str, *vetoes: Veto, environment=os.environ):
-    """What asks these vetoes for version 3 of the service `chat`."""
-    policy = Policy(vetoes=vetoes)
-    return vetoes_of(order(policy, prometheus, None), Ticket("chat-1", "chat", 2, os.getpid()), 3, environment)
+    return begin
 
 
 def test_a_number_comes_as_one_value(prometheus):
@@ -133,7 +136,7 @@ def test_who_does_not_answer_is_unavailable(prometheus, gauge):
         assert f"127.0.0.1:{port}" in str(error.value) and "hunter2" not in str(error.value)
 
 
-def test_a_veto_ends_a_release_by_its_worst_series(prometheus):
+def test_a_veto_ends_a_release_by_its_worst_series(prometheus, asking, tmp_path):
     """The candidate's version is filled in; stable's series do not count."""
     query = 'gpu_errors{service="$service",version="$candidate"}'
     now = time.time()
@@ -144,9 +147,12 @@ def test_a_veto_ends_a_release_by_its_worst_series(prometheus):
     stable = query.replace("$candidate", "$stable")
     (finding,) = asking(prometheus, Veto("gpu errors", stable, above=3))(now)
     assert finding.outcome is Outcome.PROMOTE and finding.candidate == 0.0
+    kept = list(VetoFile(tmp_path / "reports" / "chat-1" / FILE))
+    (highest,) = (value for value in kept[0].by_query[query].values.values() if value > 3)
+    assert highest == 4.0 and kept[0].by_query[query].series == 2 and list(kept[1].by_query) == [stable]
 
 
-def test_a_veto_follows_what_prometheus_scrapes(prometheus, gauge):
+def test_a_veto_follows_what_prometheus_scrapes(prometheus, gauge, asking):
     """It is asked anew every few seconds; a value that goes back in time ends nothing."""
     gauge.labels("other", "3", "0").set(9)
     until(lambda: instant(prometheus, 'gpu_errors{service="other"}').values() and True)
@@ -165,7 +171,7 @@ def test_a_veto_follows_what_prometheus_scrapes(prometheus, gauge):
     ]
 
 
-def test_vetoes_without_an_answer_are_undecided_and_say_why(prometheus):
+def test_vetoes_without_an_answer_are_undecided_and_say_why(prometheus, asking):
     """No series, a wrong expression, nobody there, a variable that is not set: told, and nothing is raised."""
     vetoes = (Veto("empty", "nosuch_metric", above=1), Veto("wrong", "sum(", above=1))
     empty, wrong = asking(prometheus, *vetoes)(0.0)
@@ -180,6 +186,6 @@ def test_vetoes_without_an_answer_are_undecided_and_say_why(prometheus):
     assert found.outcome is Outcome.PROMOTE
 
 
-def test_a_policy_without_vetoes_asks_nobody():
+def test_a_policy_without_vetoes_asks_nobody(asking):
     """Nothing is looked up where nothing was asked for."""
     assert asking("http://127.0.0.1:9")(0.0) == ()

@@ -12,10 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from engines.outputs import Asked, Asking, ask_both
-from rollout.agreement import fresh
+from rollout.agreement import fresh, with_measured
 from rollout.agreement_finding import Needs, decided, finding
 from rollout.agreement_limits import OutputLimits
-from rollout.answers import Question
+from rollout.answers import Comparison, Question
 from rollout.errors import Unavailable
 from rollout.nouns import Outcome
 from tasks.outputs import compare_until_decided
@@ -124,11 +124,15 @@ def test_what_stable_does_not_answer_proves_nothing(start: Start) -> None:
 
 def test_a_prompt_that_stable_does_not_answer_is_skipped(start: Start) -> None:
     """The others decide, and the number of those left out is told."""
-    stable = start(lambda number, path, prompt: prompt in ("Prompt 1", "Prompt 3"))
-    agreement = compare_until_decided(fresh(OutputLimits()), (stable, start(never)), FORTY, Needs(), QUICK)
+    stable, heard = start(lambda number, path, prompt: prompt in ("Prompt 1", "Prompt 3")), list[Comparison | None]()
+    bases = (stable, start(never))
+    agreement = compare_until_decided(fresh(OutputLimits()), bases, FORTY, Needs(), QUICK, heard.append)
     assert decided(agreement, Needs())[0] is Outcome.PROMOTE and agreement.totals.spoilt == (0, 0)
     told = f"2 of {agreement.totals.prompts + 2} prompts are left out, stable did not answer them (HTTP 503)"
     assert told in finding(agreement, Needs()).sentence
+    assert [number for number, seen in enumerate(heard) if seen is None] == [1, 3]
+    again = with_measured(fresh(OutputLimits()), [seen for seen in heard if seen is not None])
+    assert (again.tests, again.totals) == (agreement.tests, agreement.totals)
 
 
 def test_what_only_the_candidate_does_not_answer_is_spoilt(start: Start) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from dataclasses import replace
 
 import pytest
-from past_release import POLICY, T0, past_release, stage_of
+from past_release import POLICY, T0, past_release, request, stage_of
 
-from reports.samples_file import FILE, read
+from reports.samples_file import BEFORE, FILE, Rows, SampleFile
 from rollout.nouns import Outcome
 from rollout.policy import ErrorMargin, Margin, OnTimeout
 from rollout.replay import replay
@@ -21,7 +22,7 @@ def rows(tmp_path_factory):
     """The requests of a release whose candidate's first token was 1.3 times as late."""
     folder = tmp_path_factory.mktemp("past")
     past_release(folder, 1.3)
-    return list(read(folder / FILE))
+    return list(Rows(folder / FILE))
 
 
 def test_the_same_policy_says_the_same_again(rows):
@@ -99,3 +100,31 @@ def test_a_person_who_would_be_asked_is_told_of(rows):
 def _both(rng, stage, seconds):
     samples = stage_of(rng, stage, 1.0, T0 + (stage - 1) * seconds, seconds)
     return sorted((*samples.stable, *samples.candidate), key=lambda s: s.at)
+
+
+def test_what_it_takes_does_not_grow_with_the_requests(tmp_path):
+    """Sixteen times as many over as much more time: less than three times the memory."""
+    policy = replace(
+        SLOW, mirror=0, steps=(250,), ttft=WIDE, tpot=WIDE, errors=ErrorMargin(50.0, 0.5), look_s=3, lease_s=9
+    )
+    peaks, counts = [], []
+    for times in (1, 16):
+        rows = Rows(_long(tmp_path / f"{times}.csv.gz", times))
+        tracemalloc.start()
+        again = replay(rows, 2, policy)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        counts.append(again.stages[0].n_candidate + again.stages[0].n_stable)
+    assert counts[1] == 16 * counts[0] == 16_000
+    assert peaks[1] < 3 * peaks[0]
+
+
+def _long(path, times):
+    """A file of so many stretches of 1000 requests, appended one by one."""
+    rng, file = random.Random(1), SampleFile(path)
+    file.append(BEFORE, [request(rng, T0 - 900 + n, 1) for n in range(800)])
+    samples = stage_of(rng, 2, 1.0, T0, 200)
+    for n in range(times):
+        both = [*samples.stable, *samples.candidate]
+        file.append("canary 25 %", [s._replace(at=s.at + 200 * n, request_id=f"{n}-{s.request_id}") for s in both])
+    return path

@@ -13,7 +13,9 @@ from configs.stack import Stack
 from engines.outputs import Asking
 from engines.port import EngineSpec
 from gateway.calls import Body, CallFiles, CallRecord, as_line, calls_folder
-from rollout.agreement import Totals, agreement_of, fresh
+from reports.comparisons_file import FILE as COMPARISONS
+from reports.comparisons_file import read_comparisons
+from rollout.agreement import Totals, agreement_of, fresh, with_measured
 from rollout.agreement_finding import Needs, finding
 from rollout.agreement_limits import OutputLimits
 from rollout.answers import Question
@@ -66,13 +68,16 @@ def test_the_file_holds_all_that_is_known(tmp_path: Path) -> None:
 
 
 def test_a_number_that_is_none_is_null(tmp_path: Path) -> None:
-    """An engine that calls an answer impossible (log-probability -inf) leaves a file that every parser reads."""
+    """An engine that calls an answer impossible (log-probability -inf) leaves a file that every parser reads, and so
+    does whoever judges it again."""
     totals = Totals(likelihoods=(-1.5, -math.inf))
     agreement = replace(NOTHING.agreement, totals=totals, gains=Moments(3, -math.inf, math.nan))
     text = put_outputs(tmp_path / "r", Compared(agreement, replace(NOTHING.finding, effect=math.inf))).read_text()
     document = json.loads(text, parse_constant=pytest.fail)
     assert document["agreement"]["totals"]["likelihoods"] == [-1.5, None]
     assert document["agreement"]["gains"]["mean"] is None and document["finding"]["effect"] is None
+    read = agreement_of(document["agreement"])
+    assert read.totals == totals and read.gains.mean == -math.inf
 
 
 @pytest.mark.parametrize(("prompts", "told"), [(40, 0), (5, 1)])
@@ -83,7 +88,7 @@ def test_a_set_that_is_too_small_for_its_limits_is_told(prompts: int, told: int)
 
 
 def test_mirrored_pairs_are_evidence(tmp_path: Path) -> None:
-    """Loops in the answers to copies of users' requests are found, and no word of a user is kept."""
+    """Loops in the answers to copies of users' requests are found; they are kept, and no word of a user is."""
     order = ordered(tmp_path, call_records={})
     pairs = [
         (recorded("live", 1, n, "private and short words"), recorded("mirror", 2, n, "no no no no " * 3))
@@ -92,10 +97,16 @@ def test_mirrored_pairs_are_evidence(tmp_path: Path) -> None:
     files = CallFiles(calls_folder(order.stack.gateway()))
     files.append("chat", [as_line(record) for pair in pairs for record in pair])
     half = with_mirrored(order, NOTHING, (1, 2), (0.0, 20.0), NEEDS)
+    put_outputs(tmp_path / "r", half)
     whole = with_mirrored(order, half, (1, 2), (20.0, 99.0), NEEDS)
     assert (half.agreement.totals.prompts, whole.agreement.totals.prompts) == (20, 40)
     assert whole.finding.outcome is Outcome.ROLL_BACK and "defects" in whole.finding.sentence
-    assert "private" not in put_outputs(tmp_path / "r", whole).read_text()
+    put_outputs(tmp_path / "r", whole)
+    assert not any("private" in path.read_text() for path in (tmp_path / "r").iterdir())
+    kept = read_comparisons(tmp_path / "r" / COMPARISONS)
+    assert [(batch.after, batch.until, len(batch.comparisons)) for batch in kept] == [(0, 20, 20), (20, 99, 20)]
+    again = with_measured(fresh(OutputLimits()), [seen for batch in kept for seen in batch.comparisons])
+    assert (again.tests, again.totals) == (whole.agreement.tests, whole.agreement.totals)
 
 
 def test_without_call_records_there_are_no_pairs(tmp_path: Path) -> None:
