@@ -46,9 +46,13 @@ class PrefectApi:
             raise Refused("parameters", parameters, str(answer.json().get("detail")), "see `roundhouse release --help`")
         return _run(self._checked(answer))
 
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """What Prefect's REST API says at ``path``, read as JSON. Raises Unavailable."""
+        return self._checked(self._call(method, path, body))
+
     def run(self, run_id: str) -> Run:
         """A run as it is now. Raises Unavailable."""
-        return _run(self._checked(self._call("GET", f"/flow_runs/{run_id}")))
+        return _run(self.ask("GET", f"/flow_runs/{run_id}"))
 
     def cancel(self, run_id: str) -> None:
         """Ask for a run's cancellation."""
@@ -57,7 +61,7 @@ class PrefectApi:
     def logs(self, run_id: str, offset: int) -> list[str]:
         """Log lines of a run from ``offset`` on."""
         body = {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_ASC", "offset": offset, "limit": 200}
-        return [line["message"] for line in self._checked(self._call("POST", "/logs/filter", body))]
+        return [line["message"] for line in self.ask("POST", "/logs/filter", body)]
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
         """Prefect says 503 while its SQLite file is locked, and means: ask again; its own client does so too.

@@ -7,9 +7,16 @@ import socket
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from whole_stack import stack as stack  # a fixture: one stack a session, for all folders
 
 from model_registry.sample import sample_model_file
+
+#: The same examples in each run, and no clock over any: a machine that stalls for a moment proves nothing.
+settings.register_profile(
+    "same", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("same")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -21,6 +21,8 @@ from gateway.tokens import TokenFile
 from rollout.nouns import Health, Phase
 from store.port import Release
 
+pytestmark = pytest.mark.timeout(900)  # a release takes what it takes on a slow machine
+
 SERVICE, MODEL = "demo", "smollm2-demo"
 
 
@@ -181,7 +183,7 @@ def test_mlflow_run_holds_the_release(name: str, house: House, request: pytest.F
 def test_prefect_artifact_tells_what_happened(third: Release, house: House) -> None:
     """A reader of the Prefect UI finds the verdict and its reason without opening a log."""
     asked = {"artifacts": {"key": {"any_": [f"release-{SERVICE}"]}, "flow_run_id": {"any_": [third.flow_run]}}}
-    (page,) = httpx.post(f"{house.stack.prefect_api}/artifacts/filter", json=asked).json()
+    (page,) = house.prefect.ask("POST", "/artifacts/filter", asked)
     assert third.reason in page["data"] and "rolled back" in page["data"]
 
 

@@ -42,7 +42,7 @@ _ROLLOUT = {
         "abandoned": 0,
     },
     "min_samples": 50,
-    "step_timeout_s": 300,
+    "step_timeout_s": 900,
     "on_timeout": "roll_back",
     "warm_up_requests": 4,
     "stress": None,

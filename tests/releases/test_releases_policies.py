@@ -20,6 +20,8 @@ from configs.evaluation import load_evaluation
 from rollout.nouns import Phase
 from store.port import Release
 
+pytestmark = pytest.mark.timeout(1800)  # the waits inside are what bounds it
+
 SERVICE, MODEL, ENGINE = "asking", "smollm2-asking", "asking"
 #: Three engines share two processors: what differs between equal ones is not what these tests are about.
 _LOOSE = {
@@ -32,7 +34,7 @@ _LOOSE = {
         "refusals": {"harm_ratio": 1.5, "allow_percent": 25},
     },
     "min_samples": 12,
-    "step_timeout_s": 240,
+    "step_timeout_s": 600,
     "on_timeout": "roll_back",
     "stress": None,
     "warm_up_requests": 2,
@@ -89,7 +91,7 @@ def answered(house: House, word: str, release: str, reason: str = "") -> subproc
 def waits(house: House, release: str, stage: str) -> str:
     """The question that a release asks before a stage, once it does."""
     return until(
-        lambda: stage in (asked := house.store.release(release).waiting) and asked, 240, f"to be asked: {stage}"
+        lambda: stage in (asked := house.store.release(release).waiting) and asked, 600, f"to be asked: {stage}"
     )
 
 

@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from cli.prefect_api import PrefectApi
 from cli.processes import marked
 from cli.stack import down, up
 from cli.stack_status import PartStatus, status
@@ -54,9 +55,9 @@ def test_every_part_is_ready_and_answers(stack: Stack) -> None:
     assert list(shown) == PARTS and ready(stack)
     assert all(line.pid for line in shown.values())
     assert shown["prefect"].port == stack.ports.prefect
-    assert httpx.get(f"http://{stack.host}:{stack.ports.prefect}/").status_code == 200
-    assert httpx.get(stack.mlflow_url).status_code == 200
-    assert httpx.get(f"{stack.agent_url}/healthz").status_code == 200
+    assert httpx.get(f"http://{stack.host}:{stack.ports.prefect}/", timeout=30).status_code == 200
+    assert httpx.get(stack.mlflow_url, timeout=30).status_code == 200
+    assert httpx.get(f"{stack.agent_url}/healthz", timeout=30).status_code == 200
     assert httpx.get(f"{stack.gateway_url}/api/predict/nobody/v1/models").status_code == 404
 
 
@@ -67,15 +68,15 @@ def test_idle_stack_fits_in_a_gibibyte(stack: Stack) -> None:
 
 def test_deployments_and_worker_are_there(stack: Stack) -> None:
     """Each deployment of prefect.yaml is known to the server, and the pool has a worker that is online."""
-    found = httpx.post(f"{stack.prefect_api}/deployments/filter", json={}).json()
+    found = PrefectApi(stack).ask("POST", "/deployments/filter", {})
     assert {"release", "build", "stress", "rollback", "redeploy"} <= {each["name"] for each in found}
-    workers = httpx.post(f"{stack.prefect_api}/work_pools/roundhouse/workers/filter", json={}).json()
+    workers = PrefectApi(stack).ask("POST", "/work_pools/roundhouse/workers/filter", {})
     assert "ONLINE" in {worker["status"] for worker in workers}
 
 
 def test_runs_that_died_with_their_worker_are_noticed(stack: Stack) -> None:
     """One automation turns runs without heartbeat into crashed ones."""
-    found = httpx.post(f"{stack.prefect_api}/automations/filter", json={}).json()
+    found = PrefectApi(stack).ask("POST", "/automations/filter", {})
     dead = [each for each in found if each["name"] == "crash-dead-runs"]
     assert [(each["enabled"], each["trigger"]["within"]) for each in dead] == [(True, 90.0)]
 
