@@ -18,6 +18,7 @@ from rollout.evidence.betting import Bet, with_outcomes
 from rollout.evidence.means import Moments, with_values
 
 EXAMPLES = 5  #: of the answers that differ most
+_MOST_GAIN = math.log(1e6)  # of one answer, in means for people: an engine may call one impossible
 BEST = {"same tokens": 0.0}  #: a test's outcome for equal answers; 1/2 for any other
 
 
@@ -163,7 +164,8 @@ def log_harm(tests: tuple[Test, ...]) -> float:
 def _counted(agreement: Agreement, seen: Comparison) -> Agreement:
     t = agreement.totals
     gain = _gain(seen)
-    scored, gains = (0.0, 0.0, 0) if gain is None or not seen.scored else seen.scored, [] if gain is None else [gain]
+    scored = (0.0, 0.0, 0) if gain is None or not seen.scored else seen.scored
+    gains = [] if gain is None else [min(max(gain, -_MOST_GAIN), _MOST_GAIN)]
     totals = Totals(
         prompts=t.prompts + 1,
         compared=t.compared + (seen.same_share is not None),

@@ -124,15 +124,20 @@ def sentence(agreement: Agreement) -> str:
 
 def _perplexity_told(agreement: Agreement) -> str:
     (stable, candidate), (effect, low, high) = perplexity(agreement), ratio(agreement)
-    if stable is None or effect is None:
+    if stable is None or candidate is None or effect is None:
         return ""
-    sure = f", 95 % sure between {low:.2f}x and {high:.2f}x" if low is not None else ""
+    sure = "" if low is None or high is None else f", 95 % sure between {_short(low)}x and {_short(high)}x"
     t, limits = agreement.totals, agreement.limits
     told = f"limit {limits.perplexity_harm:g}x, allowed {limits.perplexity_allow:g}x" if limits.perplexity_harm else ""
     return (
-        f"perplexity of right answers is {effect:.2f}x stable's ({candidate:.2f} and {stable:.2f}, "
+        f"perplexity of right answers is {_short(effect)}x stable's ({_short(candidate)} and {_short(stable)}, "
         f"{t.tokens} tokens of {t.scored} answers{sure}; {told or 'no limit'})"
     )
+
+
+def _short(value: float) -> str:
+    """Two places; of more than a million, which one answer called impossible makes of all, no digits."""
+    return f"{value:.2f}" if value < 1e6 else "more than 1e6"
 
 
 def _words_told(agreement: Agreement) -> str:

@@ -1,8 +1,7 @@
-"""What each look at the evidence saw: in memory as numbers, on disk as a line."""
+"""What each look at the evidence saw, on disk as a line."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,13 +14,12 @@ FULL_LOOKS = 100  # a line a look until then; later ones are written more and mo
 
 @dataclass(frozen=True)
 class Look:
-    """One look at a stage: when, the shares, and the findings' numbers."""
+    """One look at a stage: when, and the shares."""
 
     at: float
     stage: str
     canary_permille: int
     mirror_permille: int
-    numbers: dict[str, float]
 
 
 class LookFile:
@@ -55,15 +53,3 @@ def _line(look: Look, verdict: Verdict, outlook: str) -> str:
             "findings": [asdict(finding) for finding in verdict.findings],
         }
     )
-
-
-def numbers_of(verdict: Verdict) -> dict[str, float]:
-    """The findings as flat numbers, for step metrics; what is infinite has no point there."""
-    numbers: dict[str, float] = {}
-    for finding in verdict.findings:
-        key = finding.metric.lower().replace(" ", "_")
-        values = {name: getattr(finding, name) for name in ("stable", "candidate", "effect", "low", "high")}
-        values |= {"harm_e": finding.harm_e, "allow_e": finding.allow_e, "n": finding.n_candidate}
-        known = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
-        numbers.update({f"{key}_{name}": float(value) for name, value in known.items()})
-    return numbers

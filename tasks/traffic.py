@@ -30,7 +30,7 @@ from store.port import Store, open_store
 from store.steer import confirm, grant
 from tasks.approvals import answer_to, told
 from tasks.incidents import check_parent, incident, pids
-from tasks.looks import Look, LookFile, numbers_of
+from tasks.looks import Look, LookFile
 from tasks.outputs import Compared, put_outputs, with_mirrored
 from tasks.serving import report_directory
 from tasks.ticket import Ticket, tell
@@ -45,13 +45,12 @@ AGAIN_S = 0.5
 
 @dataclass(frozen=True)
 class Stretch:
-    """What a stage showed: its verdict, what follows from it, how long it took, each look, and all that is known."""
+    """What a stage showed: its verdict, what follows from it, how long it took, and all that is known."""
 
     stage: str
     verdict: Verdict
     step: Step
     seconds: float
-    looks: tuple[Look, ...]
     trail: Trail
 
 
@@ -190,7 +189,7 @@ def _in_sticky_group(store: Store, service: str) -> bool:
 def watch_stage(scene: Scene, trail: Trail) -> Stretch:
     """The loop of one stage. The lease is renewed only after a fresh look at the evidence, never by itself."""
     policy, plan = scene.order.policy, stages(scene.order.policy)[scene.stage]
-    renewed, looks, asked = 0.0, list[Look](), _asked_in(scene, plan.name)
+    renewed, asked = 0.0, _asked_in(scene, plan.name)
     is_again = trail.evidence.stage == scene.stage and trail.stage_began > 0
     trail = trail if is_again else _entered(trail, scene.stage, scene.clock())
     began, last_at = trail.stage_began, scene.clock()
@@ -207,15 +206,14 @@ def watch_stage(scene: Scene, trail: Trail) -> Stretch:
         verdict = accident or judge(trail.evidence, policy, part, _others(scene, trail, now))
         times = _times(scene, trail, began, now)
         outlook = _outlook(scene, trail, verdict, times)
-        look = Look(now, plan.name, scene.step.canary_permille, scene.step.mirror_permille, numbers_of(verdict))
-        if scene.looks.write(look, verdict, times.stage_s, outlook):
-            looks.append(look)
+        look = Look(now, plan.name, scene.step.canary_permille, scene.step.mirror_permille)
+        scene.looks.write(look, verdict, times.stage_s, outlook)
         step = decide(policy, scene.stage, verdict, times)
         trail = replace(trail, waited_s=trail.waited_s + (now - last_at if asked else 0.0))
         last_at = now
         step, asked = _people_willing(scene, step, asked)
         if not isinstance(step, Hold):
-            return Stretch(plan.name, verdict, step, scene.clock() - began, tuple(looks), trail)
+            return Stretch(plan.name, verdict, step, scene.clock() - began, trail)
         check_parent(scene.ticket.parent)
         if scene.clock() - renewed >= RENEW_S:
             renewed = scene.clock()

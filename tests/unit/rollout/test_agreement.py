@@ -169,3 +169,10 @@ def test_limits_that_contradict_themselves_are_refused(wrong: dict[str, float]) 
     """Field, value, rule and a way out."""
     with pytest.raises(Refused, match=r"outputs\..* is refused"):
         OutputLimits(**wrong)
+
+
+def test_an_answer_that_an_engine_calls_impossible_is_told_in_few_digits() -> None:
+    """It counts as a million times less likely in the ratio, and no figure of the sentence is a wall of digits."""
+    found = finding(after(*[seen()] * 9, seen(loss=float("inf"))), NEEDS)
+    assert found.effect == pytest.approx(1e6 ** (1 / 10))
+    assert "3.98x stable's (more than 1e6 and 2.72" in found.sentence and len(found.sentence) < 500

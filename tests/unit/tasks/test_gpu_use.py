@@ -110,7 +110,7 @@ def test_only_the_candidates_tokens_count():
     for version, tokens in ((1, 16), (1, 16), (2, 16), (2, None)):
         gateway.add(GOOD._replace(version=version, arm=version, tokens_out=tokens, canary_permille=500))
     trail, _ = read_on(first_trail((), Cursor(), Policy()), gateway, Arms("chat", 1, 2, False, 0.0), 100.0, 1.0)
-    stretch = Stretch("canary", Verdict(Outcome.PROMOTE, "x"), Hold("x"), 1.0, (), trail)
+    stretch = Stretch("canary", Verdict(Outcome.PROMOTE, "x"), Hold("x"), 1.0, trail)
     assert tokens_of([stretch] * 2) == 32
 
 

@@ -8,11 +8,12 @@ import resource
 
 import pytest
 
+from reports.points import points
 from reports.record import record_of
 from rollout.nouns import Verdict
 from rollout.policy import Veto
 from rollout.vetoes import Reading, Watch, look
-from tasks.looks import Look, LookFile, numbers_of
+from tasks.looks import Look, LookFile
 
 EVIDENCE = {"release": "r-1", "service": "chat", "outcome": "running"}
 
@@ -23,7 +24,7 @@ def refuse(name):
 
 def seen(file, at, verdict):
     """Write a look of that time."""
-    return file.write(Look(at, f"stage {at:g}", 50, 0, numbers_of(verdict)), verdict, 0.0)
+    return file.write(Look(at, f"stage {at:g}", 50, 0), verdict, 0.0)
 
 
 def test_an_infinite_veto_is_written_as_no_number_and_told_in_its_sentence(tmp_path):
@@ -33,7 +34,8 @@ def test_an_infinite_veto_is_written_as_no_number_and_told_in_its_sentence(tmp_p
     seen(LookFile(tmp_path / "looks.jsonl"), 1.0, verdict)
     told = json.loads((tmp_path / "looks.jsonl").read_text(), parse_constant=refuse)
     assert told["findings"][0]["candidate"] is None and "inf, above 0.1" in told["findings"][0]["sentence"]
-    assert "veto_errors_candidate" not in numbers_of(verdict) and all(map(math.isfinite, numbers_of(verdict).values()))
+    names = {name for name, _, _ in points(record_of(EVIDENCE, tmp_path))}
+    assert "veto_errors_stable" not in names and "veto_errors_candidate" not in names and "canary_percent" in names
 
 
 def test_a_look_that_the_disk_did_not_take_spoils_no_other(tmp_path):
