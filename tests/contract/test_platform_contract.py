@@ -25,8 +25,9 @@ from platforms.supervisor_conf import Daemon, render_daemon
 from rollout.command import Container
 from rollout.errors import Conflict, Refused
 
-SERVER = "import http.server, sys; http.server.HTTPServer((sys.argv[2], int(sys.argv[1])), None).serve_forever()"
-IMAGE = os.environ.get("ROUNDHOUSE_TEST_IMAGE", "")  # an image with python3; set by `make test-docker`
+#: with what a minimal python3 brings
+SERVER = "import socket, sys, time; s = socket.create_server((sys.argv[2], int(sys.argv[1]))); time.sleep(3600)"
+IMAGE = os.environ.get("ROUNDHOUSE_TEST_IMAGE", "")  # an image with a minimal python3; set by `make test-docker`
 PATIENCE_S = 20.0
 
 
