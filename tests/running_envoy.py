@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 
@@ -23,6 +24,7 @@ from rollout.nouns import Lease
 
 ALICE = Token("alice", "token-of-alice")
 ALICE_HEADERS = {"Authorization": "Bearer token-of-alice"}
+T = TypeVar("T")
 
 
 def a_free_port() -> int:
@@ -43,10 +45,12 @@ class Upstream:
     spare: subprocess.Popen | None = None
 
     def prepare(self) -> Upstream:
-        """Have a process ready that takes the port at once when ``start`` is called."""
+        """Have a process ready, all it needs imported, that takes the port at once when ``start`` is called."""
         script = str(Path(__file__).parent / "integration" / "gateway" / "upstream.py")
         command = [sys.executable, script, f"v{self.version}", str(self.port), *self.hosts]
-        self.spare = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+        self.spare = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.spare.stdout is not None
+        assert self.spare.stdout.readline() == "ready\n"
         return self
 
     def start(self) -> Upstream:
@@ -59,6 +63,11 @@ class Upstream:
         self.process.stdin.flush()
         until(lambda: answers(f"http://127.0.0.1:{self.port}/health"))
         return self
+
+    def open(self, gate: str, times: int = 1) -> None:
+        """Let that many more events through to each request that waits at ``gate``."""
+        asked = httpx.post(f"http://127.0.0.1:{self.port}/opened", params={"gate": gate, "times": times}, timeout=30)
+        assert asked.status_code == 200
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -87,7 +96,7 @@ class Proxy:
         """Start Envoy as a process manager would, and wait until it serves."""
         write_bootstrap(self.settings)
         self.spawn()
-        wait_live(self.settings, 10)
+        wait_live(self.settings, 30)
         return self
 
     def spawn(self) -> None:
@@ -129,7 +138,8 @@ class Proxy:
 def an_envoy(**more: object) -> Iterator[Proxy]:
     """A fresh Envoy, with ``more`` settings. Its folder's path is short: a unix socket's may have 107 bytes."""
     folder = tempfile.mkdtemp(prefix="rh-")
-    running = Proxy(EnvoySettings(directory=folder, port=a_free_port(), **more)).start()  # type: ignore[arg-type]
+    asked = {"directory": folder, "port": a_free_port(), "confirm_timeout_s": 30, **more}
+    running = Proxy(EnvoySettings(**asked)).start()  # type: ignore[arg-type]
     try:
         yield running
     finally:
@@ -137,7 +147,7 @@ def an_envoy(**more: object) -> Iterator[Proxy]:
         shutil.rmtree(folder)
 
 
-def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
     """Wait until ``true()``; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not true():
@@ -146,8 +156,9 @@ def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
 
 
 def _kill(process: subprocess.Popen) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
     process.kill()
     process.wait()
 
@@ -163,6 +174,19 @@ def a_lease(canary: int = 0, mirror: int = 0, seconds: float = 30.0, candidate: 
     """A lease from a moment ago to ``seconds`` from now."""
     now_ms = int(time.time() * 1000)
     return Lease(candidate, canary, mirror, now_ms - 2000, now_ms + int(seconds * 1000), "release-1")
+
+
+def in_time(grant: Callable[[float], Lease], step: Callable[[], T]) -> tuple[Lease, T]:
+    """A lease of a few seconds that ``grant`` gave and that still held after ``step``, and what that returned.
+
+    Begun anew with a longer one where its end had passed by then.
+    """
+    for seconds in (1.5, 6.0, 24.0):
+        lease = grant(seconds)
+        done = step()
+        if time.time() * 1000 < lease.until_ms:
+            return lease, done
+    raise AssertionError("no lease lasted as long as the step")
 
 
 def a_state(*upstreams: Upstream, lease: Lease | None = None, **more: object) -> GatewayState:

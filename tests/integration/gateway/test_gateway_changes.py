@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from running_envoy import ALICE, ALICE_HEADERS, Proxy, Upstream, a_lease, a_state, until
+from running_envoy import ALICE, ALICE_HEADERS, Proxy, Upstream, a_lease, a_state, in_time, until
 
 from gateway import files, saved
 from gateway.admin import Admin
@@ -18,7 +18,7 @@ from gateway.push import Push
 from gateway.records import rotate
 from gateway.render import RDS, Layout, render
 from rollout.errors import Refused, Unavailable
-from rollout.nouns import Split
+from rollout.nouns import Lease, Split
 
 
 def served_by(proxy: Proxy) -> str | None:
@@ -30,14 +30,28 @@ def served_by(proxy: Proxy) -> str | None:
 
 def test_a_lease_ends_with_nobody_alive(proxy: Proxy, v1: Upstream, v2: Upstream) -> None:
     """Requests that start before the lease's end go to the candidate, all later ones to stable; nothing is changed."""
-    lease = a_lease(canary=1000, mirror=1000, seconds=1.0)
-    proxy.gateway.apply(a_state(v1, v2, lease=lease))
+    proxy.gateway.apply(a_state(v1, v2))
     with httpx.Client(base_url=f"{proxy.url}/api/predict/chat", headers=ALICE_HEADERS) as client:
-        until(lambda: client.get("/x").is_success and time.time() * 1000 > lease.until_ms)
-        for _ in range(10):
-            last = client.get("/x").headers["x-request-id"]
-    until(lambda: last in {r.request_id for r in proxy.gateway.records(Cursor())[0]})
-    records = proxy.records(10)
+
+        def granted(seconds: float) -> Lease:
+            lease = a_lease(canary=1000, mirror=1000, seconds=seconds)
+            proxy.gateway.apply(a_state(v1, v2, lease=lease))
+            return lease
+
+        def asked() -> str:
+            return client.get("/x").raise_for_status().headers["x-request-id"]
+
+        def asked_of_the_candidate() -> str:
+            until(lambda: client.get("/x").headers["x-roundhouse-version"] == "2")
+            return asked()
+
+        lease, first = in_time(granted, asked_of_the_candidate)
+        ids = [first]
+        while time.time() * 1000 <= lease.until_ms:
+            ids.append(asked())
+        ids += [asked() for _ in range(10)]
+    until(lambda: ids[-1] in {r.request_id for r in proxy.gateway.records(Cursor())[0]})
+    records = [r for r in proxy.gateway.records(Cursor())[0] if r.request_id in ids]
     before = {r.version for r in records if r.kind == "live" and r.at * 1000 < lease.until_ms - 1}
     late = {r.request_id for r in records if r.kind == "live" and r.at * 1000 > lease.until_ms + 1}
     after = {(r.kind, r.version) for r in records if r.request_id in late}
@@ -108,7 +122,7 @@ def test_a_rejected_push_is_undone(proxy: Proxy, v1: Upstream, v2: Upstream) -> 
     layout = Layout.of(proxy.settings)
     broken = render(a_state(v1, v2, body_limit_bytes=7), proxy.settings, "broken")
     broken[RDS]["resources"][0]["virtual_hosts"][0]["routes"][1]["route"]["cluster"] = "nobody"
-    push = Push(layout, [Admin(layout.admin)], timeout_s=5)
+    push = Push(layout, [Admin(layout.admin)], timeout_s=30)
     with pytest.raises(GatewayRefused, match="unknown cluster 'nobody'"):
         push.make(broken)
     push.undo()
@@ -175,16 +189,18 @@ def test_two_writers_take_turns(proxy: Proxy, v1: Upstream, v2: Upstream) -> Non
 def test_a_draining_instance_finishes_its_streams(proxy: Proxy, v1: Upstream, v2: Upstream) -> None:
     """A draining instance gets no new request, and in_flight says when its last stream is done."""
     first, second = v1.backend().endpoints[0], dataclasses.replace(v2.backend().endpoints[0], instance="chat-v1-1")
-    (service,) = a_state(v1).services
+    (service,) = a_state(v1, response_timeout_s=60).services
     proxy.gateway.apply(GatewayState((dataclasses.replace(service, backends=(Backend(1, (first,)),)),)))
     url = f"{proxy.url}/api/predict/chat"
-    ask = {"stream": True, "n": 12, "gap": 0.25}
-    with httpx.stream("POST", f"{url}/v1/completions", json=ask, headers=ALICE_HEADERS) as stream:
+    ask = {"stream": True, "n": 12, "gate": "draining"}
+    with httpx.stream("POST", f"{url}/v1/completions", json=ask, headers=ALICE_HEADERS, timeout=60) as stream:
         drained = Backend(1, (dataclasses.replace(first, draining=True), second))
         proxy.gateway.apply(GatewayState((dataclasses.replace(service, backends=(drained,)),)))
         assert dict(proxy.gateway.in_flight("chat", 1)) == {"chat-v1-0": 1, "chat-v1-1": 0}
         assert {httpx.get(f"{url}/x", headers=ALICE_HEADERS).json()["name"] for _ in range(10)} == {"v2"}
-        assert [line for line in stream.iter_lines() if line][-1] == "data: [DONE]"
+        v1.open("draining", 12)
+        events = [line for line in stream.iter_lines() if line]
+        assert (len(events), events[-1]) == (13, "data: [DONE]")
     until(lambda: dict(proxy.gateway.in_flight("chat", 1)) == {"chat-v1-0": 0, "chat-v1-1": 0})
 
 

@@ -126,7 +126,7 @@ def test_openai_answers_whole_and_streamed(proxy: Proxy, v1: Upstream) -> None:
 
 def test_openai_reads_refusals_as_its_own_kinds(proxy: Proxy, v1: Upstream) -> None:
     """401, 403, 404, 413, 503 and 504 arrive as the package's own exceptions, with the request's id."""
-    state = a_state(v1, response_timeout_s=0.3)
+    state = a_state(v1, response_timeout_s=2)
     other = ServiceRoute("other", (Token("bob", "token-of-bob"),))
     proxy.gateway.apply(GatewayState((*state.services, other)))
     client = talker(proxy)
@@ -137,7 +137,7 @@ def test_openai_reads_refusals_as_its_own_kinds(proxy: Proxy, v1: Upstream) -> N
     assert status_of(lambda: say(client, filler="x" * (1 << 20)), openai.APIStatusError) == 413
     closed = talker(proxy, "token-of-bob").with_options(base_url=f"{proxy.url}/api/predict/other/v1")
     assert status_of(lambda: say(closed), openai.InternalServerError) == 503
-    assert status_of(lambda: say(client, gap=3), openai.InternalServerError) == 504
+    assert status_of(lambda: say(client, gap=30), openai.InternalServerError) == 504
 
 
 def test_openai_waits_as_long_as_it_is_told(proxy: Proxy, v1: Upstream) -> None:
@@ -153,13 +153,14 @@ def test_openai_waits_as_long_as_it_is_told(proxy: Proxy, v1: Upstream) -> None:
 
 def test_openai_reads_a_full_queue(proxy: Proxy, v1: Upstream) -> None:
     """More requests at once than the service holds: 450 with Retry-After, and those inside are answered."""
-    proxy.gateway.apply(a_state(v1, traffic=Traffic(limits=Limits(in_flight=1))))
+    proxy.gateway.apply(a_state(v1, response_timeout_s=60, traffic=Traffic(limits=Limits(in_flight=1))))
     client = talker(proxy)
     with ThreadPoolExecutor(1) as beside:
-        inside = beside.submit(say, client, gap=2)
+        inside = beside.submit(say, client, gate="queue")
         until(lambda: dict(proxy.gateway.in_flight("chat", 1)) == {"chat-v1-0": 1})
         with pytest.raises(openai.APIStatusError) as raised:
             say(client)
+        v1.open("queue")
         assert inside.result() == "It is v1"
     assert raised.value.status_code == 450
     assert raised.value.response.headers["retry-after"] == "1"

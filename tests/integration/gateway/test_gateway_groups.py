@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import pytest
 from gateway_doors import Called, a_group, a_service, calling
-from running_envoy import Proxy, Upstream, a_lease, until
+from running_envoy import Proxy, Upstream, a_lease, in_time, until
 
 from gateway.port import Cursor, GatewayState, ServiceRoute, Sticky
+from rollout.nouns import Lease
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +101,18 @@ def test_weights_are_numbers(proxy: Proxy, two: tuple[ServiceRoute, ServiceRoute
 def test_a_members_lease_holds_inside_the_group(proxy: Proxy, two, v2: Upstream) -> None:
     """A candidate gets its share of its member's part, and nothing from its lease's end on."""
     chat, other = two
-    lease = a_lease(canary=500, seconds=4)
-    state = GatewayState((replace(chat, lease=lease), other), (a_group("prod", {"chat": 1, "other": 1}),))
-    proxy.gateway.apply(state)
+    prod_group = a_group("prod", {"chat": 1, "other": 1})
+
+    def granted(seconds: float) -> Lease:
+        lease = a_lease(canary=500, seconds=seconds)
+        proxy.gateway.apply(GatewayState((replace(chat, lease=lease), other), (prod_group,)))
+        return lease
+
+    proxy.gateway.apply(GatewayState(two, (prod_group,)))
+    granted(50)
     with calling(proxy, "prod") as prod:
         seen = members(prod, 400)
-        assert time.time() * 1000 < lease.until_ms
+        lease, _ = in_time(granted, lambda: until(lambda: ("chat", "2") in members(prod, 1)))
         until(lambda: time.time() * 1000 > lease.until_ms)
         late = members(prod, 100)
     assert abs(seen["chat", "2"] - 100) < 44  # five standard deviations

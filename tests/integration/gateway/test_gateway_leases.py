@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 from certificates import issue, put
 from load_client import Plan
 from many_leases import DOORS, SERVICES, fleet, many_leases
-from running_envoy import ALICE, ALICE_HEADERS, Proxy, Upstream, a_lease, a_state, an_envoy, until
+from running_envoy import ALICE, ALICE_HEADERS, Proxy, Upstream, a_lease, a_state, an_envoy, in_time, until
 
 from gateway.port import GatewayState, Tls, Token, Traffic
 from rollout.nouns import Lease
@@ -133,19 +134,29 @@ def test_a_restart_neither_ends_nor_prolongs_a_lease(proxy: Proxy, v1: Upstream,
 
 def test_a_stopped_envoy_wakes_after_the_end(proxy: Proxy, v1: Upstream, v2: Upstream) -> None:
     """Requests sent before the end to an Envoy that sleeps over it are answered by stable when it wakes."""
-    lease = window(-5, 3)
-    proxy.gateway.apply(a_state(v1, v2, lease=lease))
+    proxy.gateway.apply(a_state(v1, v2))
     assert proxy.process is not None
-    os.kill(proxy.process.pid, signal.SIGSTOP)
-    try:
-        with socket.create_connection(("127.0.0.1", proxy.settings.port)) as client:
+    pid = proxy.process.pid
+    with ExitStack() as after:
+        after.callback(os.kill, pid, signal.SIGCONT)
+
+        def granted(seconds: float) -> Lease:
+            os.kill(pid, signal.SIGCONT)
+            lease = window(-5, seconds)
+            proxy.gateway.apply(a_state(v1, v2, lease=lease))
+            return lease
+
+        def sent_to_a_sleeper() -> socket.socket:
+            until(lambda: versions(proxy) == {"2"})
+            os.kill(pid, signal.SIGSTOP)
+            client = after.enter_context(socket.create_connection(("127.0.0.1", proxy.settings.port)))
             client.sendall(f"GET {PATH} HTTP/1.1\r\nhost: x\r\nauthorization: {ALICE.secret}\r\n\r\n".encode())
-            assert time.time() * 1000 < lease.until_ms
-            until(lambda: time.time() * 1000 > lease.until_ms)
-            os.kill(proxy.process.pid, signal.SIGCONT)
-            assert b"x-roundhouse-version: 1\r\n" in client.recv(4096)
-    finally:
-        os.kill(proxy.process.pid, signal.SIGCONT)
+            return client
+
+        lease, client = in_time(granted, sent_to_a_sleeper)
+        until(lambda: time.time() * 1000 > lease.until_ms)
+        os.kill(pid, signal.SIGCONT)
+        assert b"x-roundhouse-version: 1\r\n" in client.recv(4096)
 
 
 def test_pins_end_with_the_lease(proxy: Proxy, v1: Upstream, v2: Upstream) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 from gateway_doors import Called, a_group, a_service, bearer, calling, token_of
-from running_envoy import Proxy, Upstream, a_lease
+from running_envoy import Proxy, Upstream, a_lease, until
 
 from gateway.port import Backend, Cursor, GatewayState, Limits, Traffic
 
@@ -132,13 +132,24 @@ def test_changed_limits_act_on_open_connections(proxy: Proxy, v1: Upstream) -> N
 def test_a_full_queue_is_450(proxy: Proxy, v1: Upstream) -> None:
     """Beyond the requests in flight nothing waits: 450, what limit it was, and when to come again; on open connections
     a raised bound counts at once."""
-    proxy.gateway.apply(limited(v1, in_flight=2))
-    with calling(proxy, "chat") as chat, ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda _: chat.client.get("slow?s=1"), range(6)))
+
+    def bounded(in_flight: int) -> GatewayState:
+        traffic = Traffic(limits=Limits(in_flight=in_flight))
+        return GatewayState((a_service("chat", v1, response_timeout_s=60, traffic=traffic),))
+
+    proxy.gateway.apply(bounded(2))
+    with calling(proxy, "chat", timeout=60) as chat, ThreadPoolExecutor(6) as pool:
+        six = [pool.submit(chat.client.get, "slow?gate=two") for _ in range(6)]
+        until(lambda: sum(one.done() for one in six) == 4)  # at once, while two are inside
+        v1.open("two")
+        answers = [one.result() for one in six]
         assert sorted(answer.status_code for answer in answers) == [200, 200, 450, 450, 450, 450]
         full = next(answer for answer in answers if answer.status_code == 450)
-        proxy.gateway.apply(limited(v1, in_flight=6))
-        assert {answer.status_code for answer in pool.map(lambda _: chat.client.get("slow?s=0.5"), range(6))} == {200}
+        proxy.gateway.apply(bounded(6))
+        six = [pool.submit(chat.client.get, "slow?gate=six") for _ in range(6)]
+        until(lambda: dict(proxy.gateway.in_flight("chat", 1)) == {"chat-v1-0": 6})
+        v1.open("six")
+        assert {one.result().status_code for one in six} == {200}
     assert full.headers["retry-after"] == "1"
     error = full.json()["error"]
     assert (error["type"], error["code"], error["limit"]) == ("queue_full", 450, "in_flight")

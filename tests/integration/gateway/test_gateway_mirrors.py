@@ -136,7 +136,7 @@ def test_a_stalling_target_costs_the_client_nothing(proxy: Proxy, engines, reads
     in flight they are dropped, not queued; and copies go on once the target does."""
     stalling = Stalling(reads)
     with serving(stalling) as port:
-        service = chat({1: engines[1][1], 2: port}, a_lease(mirror=1000, seconds=50), response_timeout_s=5)
+        service = chat({1: engines[1][1], 2: port}, a_lease(mirror=1000, seconds=50), response_timeout_s=60)
         proxy.gateway.apply(GatewayState((replace(service, traffic=Traffic(limits=Limits(mirror_in_flight=3))),)))
         with calling(proxy, "chat") as called:
             answers = [called.client.post("x", content=b"x" * (1 << 20)) for _ in range(30)]
@@ -152,11 +152,16 @@ def test_a_stalling_target_costs_the_client_nothing(proxy: Proxy, engines, reads
 
 def test_a_copy_outlives_its_client(proxy: Proxy, v1: Upstream, v2: Upstream) -> None:
     """A client that leaves ends its own request; the copy runs to its end and brings its counts."""
-    proxy.gateway.apply(a_state(v1, v2, lease=a_lease(mirror=1000)))
-    ask = {"stream": True, "n": 10, "gap": 0.1}
+    proxy.gateway.apply(a_state(v1, v2, lease=a_lease(mirror=1000, seconds=50), response_timeout_s=60))
+    ask = {"stream": True, "n": 10, "gate": "copy"}
     headers = {"authorization": "token-of-alice"}
-    with httpx.stream("POST", f"{proxy.url}/api/predict/chat/v1/completions", json=ask, headers=headers) as answer:
+    url = f"{proxy.url}/api/predict/chat/v1/completions"
+    with httpx.stream("POST", url, json=ask, headers=headers, timeout=60) as answer:
+        v1.open("copy")
         next(answer.iter_lines())
+        until(lambda: dict(proxy.gateway.in_flight("chat", 2)) == {"chat-v2-0": 1})
+    assert [r.kind for r in proxy.records(1)] == ["live"]
+    v2.open("copy", 10)
     live, copy = sorted(proxy.records(2), key=lambda r: r.kind)
     assert ("DC" in live.flags, live.tokens_out) == (True, None)
     assert (copy.status, copy.flags, copy.tokens_out, copy.streamed, copy.version) == (200, "-", 10, True, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from dataclasses import replace
 
 import httpx
@@ -13,13 +14,16 @@ from gateway.admin import Admin
 from gateway.copies import Copies
 from gateway.dropped import dropped_copies
 from gateway.observed import Observer
-from gateway.port import Cursor, GatewayState, GroupRoute, Limits, Member, Token, Traffic
+from gateway.port import Cursor, GatewayState, GroupRoute, Limits, Member, Record, Token, Traffic
 
 AGO = 60.0
 
 
-def watching(state, wait_s=0.5):
-    observer = Observer(Copies(wait_s))
+WAIT_S = 0.5
+
+
+def watching(state):
+    observer = Observer(Copies(WAIT_S))
     observer.ask(state, {"chat": time.time() - AGO}, time.time() - AGO)
     return observer
 
@@ -42,19 +46,31 @@ def send(url: str, paths: list[str], at_once: int = 8, **options: object) -> lis
     return asyncio.run(all_of_them())
 
 
+def settled(proxy: Proxy, url: str, live: int) -> list[Record]:
+    """The records of ``live`` requests, of each copy that Envoy sent, and of one more request, so much later that an
+    observer waits for no copy of those before."""
+    (sent,) = Admin(proxy.layout.admin).matching(r"^cluster\.chat@mirror\.upstream_rq_total$").values()
+    until(lambda: _kinds(proxy) == {"live": live, "mirror": sent})
+    time.sleep(WAIT_S + max(r.total_s or 0.0 for r in proxy.records(live)))
+    send(url, ["/x"], 1)
+    until(lambda: _kinds(proxy)["live"] == live + 1)
+    return proxy.records(live + 1)
+
+
+def _kinds(proxy: Proxy) -> Counter[str]:
+    return Counter(r.kind for r in proxy.gateway.records(Cursor())[0])
+
+
 def test_a_real_split_and_its_mirror_are_as_asked(proxy: Proxy, v1: Upstream, v2: Upstream) -> None:
     """20 % live and half copied: both are observed, no alarm; pins are counted apart."""
     state = a_state(v1, v2, lease=a_lease(canary=200, mirror=500))
     proxy.gateway.apply(state)
     url, observer = f"{proxy.url}/api/predict/chat", watching(state)
     assert set(send(url, ["/x"] * 600)) == {200}
-    time.sleep(1.0)
-    send(url, ["/x"] * 8)  # time goes on
-    until(lambda: sum(r.kind == "live" for r in proxy.records(608)) == 608)
-    observer.see(proxy.records(608))
+    observer.see(settled(proxy, url, 600))
     seen = observer.seen(time.time())
     (share,), (copies,) = seen.shares, seen.copies
-    assert (share.asked, share.alarm, share.requests) == (200, False, 608)
+    assert (share.asked, share.alarm, share.requests) == (200, False, 601)
     assert 120 < share.observed < 280
     assert not copies.alarm and copies.requests >= 600
     assert 230 < copies.arrived < 370
@@ -81,11 +97,11 @@ def test_copies_over_the_bound_are_told_by_envoy_and_excused(proxy: Proxy, v1: U
     slow = {"model": "m", "messages": [], "gap": 0.2}
     url = f"{proxy.url}/api/predict/chat"
     assert set(send(url, ["/v1/chat/completions"] * 60, method="POST", json=slow)) == {200}
-    time.sleep(1.0)
-    send(url, ["/x"], 1)
+    records = settled(proxy, url, 60)
     observer.dropped(dropped_copies(admin))
-    observer.see(proxy.gateway.records(Cursor())[0])
+    observer.see(records)
     (copies,) = observer.seen(time.time()).copies
+    assert copies.requests >= 60
     assert copies.dropped > 10 and copies.arrived + copies.dropped >= copies.requests
     assert not copies.alarm and "dropped" in copies.text
 

