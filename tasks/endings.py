@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from configs.order import Order, champion_of
 from configs.stack import Stack, load_stack
 from model_registry.port import ModelRegistry, open_registry
+from rollout.errors import Unavailable
 from rollout.nouns import ModelVersion, Phase, Promote, Step, Version
 from store.port import Release, Store, open_store
 from store.steer import confirm, turn
@@ -88,6 +89,8 @@ def tell_of_lost() -> None:
         store, registry = open_store(stack.store()), open_registry(stack.registry())
         for release in lost(stack.home, store.releases(limit=_RECENT), time.time()):
             _tell_late(stack, store, registry, release)
+    except Unavailable as error:  # the next would wait for it as long
+        log.warning("releases that ended without their process are not told of now: %s", error)
     except Exception:
         log.exception("releases that ended without their process were not looked for")
 
@@ -96,6 +99,8 @@ def _tell_late(stack: Stack, store: Store, registry: ModelRegistry, release: Rel
     try:
         tell_of_broken(stack, store, registry, release, late=True)
         log.warning("release %s ended without its process; now it is told of", release.id)
+    except Unavailable:
+        raise
     except Exception as error:  # one that cannot be told of holds up no other, and no release
         log.warning("release %s ended without its process, and is not told of: %s", release.id, error)
 
